@@ -1,0 +1,41 @@
+// What is asked of a broker outside of the stream: does it answer, make the topics, how far do they reach.
+// Every call is bounded by its timeout and throws kafka::Error with the broker's reason.
+#pragma once
+
+#include "kafka/producer.h"
+
+#include <cstdint>
+#include <string>
+
+namespace mrsync::kafka
+{
+
+struct TopicSettings
+{
+	int64_t retentionMs = 7LL * 24 * 3600 * 1000;
+	int64_t maxMessageBytes = 8 * 1024 * 1024;
+	int replicationFactor = -1; // the broker's default
+};
+
+enum class TopicCreated
+{
+	Created,
+	Existed,
+	Automatic, // the broker cannot create topics on request (mock): it will at the first produce
+};
+
+// One partition, cleanup.policy=delete. A topic that exists must have exactly one partition: Error otherwise.
+TopicCreated topicCreate(const std::string &brokers, const std::string &topic, const TopicSettings &settings,
+						 int timeoutMs);
+
+struct Offsets
+{
+	int64_t low = 0;
+	int64_t high = 0;
+};
+Offsets topicOffsets(const std::string &brokers, const std::string &topic, int timeoutMs);
+
+// Throws Error when none of the brokers answers within the timeout.
+void brokerCheck(const std::string &brokers, int timeoutMs);
+
+} // namespace mrsync::kafka
