@@ -29,6 +29,9 @@ struct Uuid
 std::string toText(const Uuid &uuid);					 // lower-case, with hyphens
 std::optional<Uuid> parseUuid(std::string_view text); // hyphenated 36 characters, either case
 
+// RFC 9562 version 5: the SHA-1 of a name within a namespace.
+Uuid nameId(const Uuid &nameSpace, std::string_view name);
+
 // index: 0-based position of the event in its transaction.
 Uuid eventId(Hlc hlc, std::string_view region, uint64_t commitLsn, uint64_t index);
 

@@ -95,6 +95,7 @@ private:
 	int64_t incarnation_ = 0;
 	uint64_t sequence_ = 0;
 	uint32_t position_ = 0; // of the last record kept; 0: outside of a transaction
+	uint64_t completed_ = 0; // sequence of the last transaction gathered to its end
 };
 
 } // namespace mrsync

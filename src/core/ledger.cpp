@@ -1,0 +1,79 @@
+// Bookkeeping on both ends of a topic. Every verdict here is a pure function of what came before: the simulation
+// (test/sim) runs the same code that the workers run.
+#include "core/ledger.h"
+
+namespace mrsync
+{
+
+void AckLedger::commit(uint64_t endLsn, uint64_t sequence)
+{
+	Confirmed at{endLsn, sequence};
+	// Nothing was sent since the boundary before: the two are acknowledged together. Without this an idle region
+	// whose WAL is all other databases' would collect a boundary per commit while Kafka is down.
+	if (!boundaries_.empty() && boundaries_.back().sent == sent_)
+		boundaries_.back().at = at;
+	else
+		boundaries_.push_back({sent_, at});
+}
+
+AckLedger::Confirmed AckLedger::confirm()
+{
+	while (!boundaries_.empty())
+	{
+		const Boundary &oldest = boundaries_.front();
+		if (acked_[Data] < oldest.sent[Data] || acked_[Control] < oldest.sent[Control])
+			break;
+		confirmed_ = oldest.at;
+		boundaries_.pop_front();
+	}
+	return confirmed_;
+}
+
+SequenceChain::Verdict SequenceChain::judge(const Envelope &tx)
+{
+	if (tx.incarnation < incarnation_)
+		return Verdict::Stale;
+	incarnation_ = tx.incarnation;
+	if (tx.sequence <= sequence_)
+		return Verdict::Duplicate;
+	// Before the first transaction any predecessor will do: the position we start from is the cut. An unknown
+	// predecessor (0) proves nothing either way.
+	if (sequence_ != 0 && tx.previous > sequence_)
+		return Verdict::Gap;
+	return Verdict::Next;
+}
+
+// Which records of a topic can be seen here, and why each verdict is the safe one:
+// - Of an incarnation below the newest: a dead producer's late batch. All of it comes again. Ignore.
+// - Position 1 of anything but the transaction being gathered: Begin, even of a transaction gathered to its end
+//   before. To gather twice is harmless, for SequenceChain knows what was applied; to ignore what a reader came back
+//   for would lose it. What was gathered and never ended is dropped: a newer incarnation sends it again, and if it does
+//   not, the chain reports the gap, since that transaction was never applied.
+// - The transaction being gathered, at or before the last position kept: a repetition. Ignore. One further on:
+//   Continue. Any other: Broken.
+// - Position above 1 of another transaction, so its beginning is not here. If the transaction is the one that was
+//   completed last, or older, this is the tail of a repetition: Ignore. Otherwise a record is missing: Broken. A newer
+//   incarnation is no excuse: a producer starts with whole transactions.
+// A reader that goes back in the topic without a new incarnation starts with a new gate.
+TransactionGate::Verdict TransactionGate::judge(const Envelope &tx)
+{
+	if (tx.incarnation < incarnation_)
+		return Verdict::Ignore;
+	if (tx.position == 0)
+		return Verdict::Broken;
+
+	bool gathering = position_ != 0 && tx.incarnation == incarnation_ && tx.sequence == sequence_;
+	if (gathering && tx.position <= position_)
+		return Verdict::Ignore;
+	if (gathering ? tx.position != position_ + 1 : tx.position != 1)
+		return !gathering && tx.sequence <= completed_ ? Verdict::Ignore : Verdict::Broken;
+
+	incarnation_ = tx.incarnation;
+	sequence_ = tx.sequence;
+	position_ = tx.last ? 0 : tx.position;
+	if (tx.last)
+		completed_ = tx.sequence;
+	return gathering ? Verdict::Continue : Verdict::Begin;
+}
+
+} // namespace mrsync
