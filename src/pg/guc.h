@@ -1,0 +1,18 @@
+// The settings. Each is declared and described in guc.cpp; docs/settings.md says the same at length.
+#pragma once
+
+namespace mrsync::guc
+{
+
+extern int maxRegions;			   // places for region databases in this server
+extern int maxClockSkewSeconds;	   // a remote stamp further ahead than this is waited for
+extern bool forceOverride;		   // every transaction writes down its stamp
+extern int applierWorkMemKb;	   // a source transaction larger than this is spooled to disk
+extern int heartbeatIntervalMs;	   // on the control topic
+extern int ackIntervalMs;		   // how often an applier acknowledges while it applies
+extern int applyErrorRetrySeconds; // how often parked events are tried again
+extern int producerQueueMb;		   // the most that waits for the broker in memory
+
+void define();
+
+} // namespace mrsync::guc

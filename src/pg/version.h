@@ -1,0 +1,58 @@
+// Every difference between PostgreSQL 15, 16, 17 and 18 that mrsync meets, and nothing else.
+// Included by pg/server.h only.
+#pragma once
+
+extern "C"
+{
+#include "access/xlog.h"
+#include "replication/origin.h"
+#include "replication/reorderbuffer.h"
+#include "replication/slot.h"
+#include "storage/latch.h"
+#include "utils/resowner.h"
+#if PG_VERSION_NUM >= 180000
+#include "storage/waiteventset.h"
+#endif
+}
+
+namespace mrsync::version
+{
+
+#if PG_VERSION_NUM >= 170000
+using DecodedTuple = HeapTuple;
+inline HeapTuple tupleOf(DecodedTuple tuple) { return tuple; }
+#else
+using DecodedTuple = ReorderBufferTupleBuf *;
+inline HeapTuple tupleOf(DecodedTuple tuple) { return tuple ? &tuple->tuple : nullptr; }
+#endif
+
+inline WaitEventSet *createWaitEventSet(int events)
+{
+#if PG_VERSION_NUM >= 170000
+	return CreateWaitEventSet(nullptr, events); // no resource owner: freed by hand, or with the process
+#else
+	return CreateWaitEventSet(TopMemoryContext, events);
+#endif
+}
+
+inline void acquireSlot(const char *name)
+{
+#if PG_VERSION_NUM >= 180000
+	ReplicationSlotAcquire(name, true, true);
+#else
+	ReplicationSlotAcquire(name, true);
+#endif
+}
+
+inline void setupOriginSession(RepOriginId origin)
+{
+#if PG_VERSION_NUM >= 160000
+	replorigin_session_setup(origin, 0);
+#else
+	replorigin_session_setup(origin);
+#endif
+}
+
+inline XLogRecPtr flushedUpTo(TimeLineID *timeline) { return GetFlushRecPtr(timeline); }
+
+} // namespace mrsync::version
