@@ -1,0 +1,161 @@
+#include "kafka/admin.h"
+
+#include "kafka/handle.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace mrsync::kafka
+{
+
+namespace
+{
+using Clock = std::chrono::steady_clock;
+using MetadataPtr = std::unique_ptr<const rd_kafka_metadata_t, Destroyer<rd_kafka_metadata_destroy>>;
+using NewTopicPtr = std::unique_ptr<rd_kafka_NewTopic_t, Destroyer<rd_kafka_NewTopic_destroy>>;
+using OptionsPtr = std::unique_ptr<rd_kafka_AdminOptions_t, Destroyer<rd_kafka_AdminOptions_destroy>>;
+
+// A client for one question.
+struct Asker
+{
+	std::string brokers;
+	Clock::time_point until;
+	ClientPtr client;
+	QueuePtr mainQueue;
+
+	Asker(const std::string &brokers, int timeoutMs)
+		: brokers(brokers), until(Clock::now() + std::chrono::milliseconds(timeoutMs))
+	{
+		auto conf = confNew(brokers, "mrsync-admin", 0);
+		// A broker that takes the connection and stays silent would otherwise hold the question for a minute.
+		confSet(conf.get(), "socket.timeout.ms", std::clamp(timeoutMs, 100, 60000));
+		client = clientNew(RD_KAFKA_PRODUCER, std::move(conf));
+		mainQueue.reset(rd_kafka_queue_get_main(client.get()));
+	}
+	~Asker() { mainQueue.reset(); }
+
+	int leftMs() const
+	{
+		auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
+		return static_cast<int>(std::max<decltype(left)>(left, 1));
+	}
+
+	// The error with what the client had to say about it: "timed out" alone helps nobody.
+	[[noreturn]] void fail(const std::string &what, const std::string &reason)
+	{
+		std::string said;
+		while (EventPtr event{rd_kafka_queue_poll(mainQueue.get(), 0)})
+		{
+			auto trouble = troubleOf(client.get(), event.get());
+			if (trouble.fatal)
+				said = *trouble.fatal;
+			// "1/1 brokers are down" comes last and says the least
+			else if (trouble.passing && rd_kafka_event_error(event.get()) != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
+				said = *trouble.passing;
+		}
+		throw Error(what + ": " + (said.empty() ? reason : said));
+	}
+
+	[[noreturn]] void fail(const std::string &what, rd_kafka_resp_err_t err)
+	{
+		bool silent = err == RD_KAFKA_RESP_ERR__TIMED_OUT || err == RD_KAFKA_RESP_ERR__TRANSPORT;
+		fail(what, silent ? std::string("no answer in time") : std::string(rd_kafka_err2str(err)));
+	}
+
+	MetadataPtr metadata(rd_kafka_topic_t *topic)
+	{
+		const rd_kafka_metadata_t *found = nullptr;
+		auto err = rd_kafka_metadata(client.get(), 0, topic, &found, leftMs());
+		if (err)
+			fail("Kafka at " + brokers + " does not answer", err);
+		return MetadataPtr(found);
+	}
+};
+
+// The number of partitions; 0 when the topic is not known (yet).
+int partitionsOf(Asker &asker, const std::string &topic)
+{
+	auto handle = topicNew(asker.client.get(), topic);
+	auto metadata = asker.metadata(handle.get());
+	for (int i = 0; i < metadata->topic_cnt; i++)
+		if (topic == metadata->topics[i].topic)
+			return metadata->topics[i].err ? 0 : metadata->topics[i].partition_cnt;
+	return 0;
+}
+} // namespace
+
+TopicCreated topicCreate(const std::string &brokers, const std::string &topic, const TopicSettings &settings,
+						 int timeoutMs)
+{
+	Asker asker(brokers, timeoutMs);
+	const auto what = "cannot create topic \"" + topic + "\"";
+	auto *client = asker.client.get();
+
+	asker.metadata(nullptr); // an unreachable broker is told as such
+
+	char reason[512] = "";
+	NewTopicPtr wanted(
+		rd_kafka_NewTopic_new(topic.c_str(), 1, settings.replicationFactor, reason, sizeof reason));
+	if (!wanted)
+		throw Error(what + ": " + reason);
+	rd_kafka_NewTopic_set_config(wanted.get(), "cleanup.policy", "delete");
+	rd_kafka_NewTopic_set_config(wanted.get(), "retention.ms", std::to_string(settings.retentionMs).c_str());
+	rd_kafka_NewTopic_set_config(wanted.get(), "retention.bytes", "-1"); // time alone decides
+	rd_kafka_NewTopic_set_config(wanted.get(), "max.message.bytes", std::to_string(settings.maxMessageBytes).c_str());
+
+	OptionsPtr options(rd_kafka_AdminOptions_new(client, RD_KAFKA_ADMIN_OP_CREATETOPICS));
+	rd_kafka_AdminOptions_set_request_timeout(options.get(), asker.leftMs(), reason, sizeof reason);
+	rd_kafka_AdminOptions_set_operation_timeout(options.get(), asker.leftMs(), reason, sizeof reason);
+
+	QueuePtr answers(rd_kafka_queue_new(client));
+	rd_kafka_NewTopic_t *list[] = {wanted.get()};
+	rd_kafka_CreateTopics(client, list, 1, options.get(), answers.get());
+	// The request has its own timeout, so that an answer always comes; the margin is for its way through the queue.
+	EventPtr answer(rd_kafka_queue_poll(answers.get(), asker.leftMs() + 1000));
+	if (!answer)
+		asker.fail(what, "no answer in time");
+	auto err = rd_kafka_event_error(answer.get());
+	if (err == RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE)
+		return TopicCreated::Automatic; // without asking further: a question would create it, with other settings
+	if (err)
+		asker.fail(what, rd_kafka_event_error_string(answer.get()));
+
+	size_t count = 0;
+	auto *results = rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(answer.get()), &count);
+	if (count != 1)
+		asker.fail(what, "the broker's answer names no topic");
+	switch (err = rd_kafka_topic_result_error(results[0]))
+	{
+		case RD_KAFKA_RESP_ERR_NO_ERROR:
+			return TopicCreated::Created;
+		case RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS:
+			if (int partitions = partitionsOf(asker, topic); partitions != 1)
+				throw Error("topic \"" + topic + "\" exists with " + std::to_string(partitions) +
+							" partitions; mrsync needs exactly one, as it carries the order of commits");
+			return TopicCreated::Existed;
+		default:
+		{
+			const char *text = rd_kafka_topic_result_error_string(results[0]);
+			throw Error(what + ": " + (text && *text ? text : rd_kafka_err2str(err)));
+		}
+	}
+}
+
+Offsets topicOffsets(const std::string &brokers, const std::string &topic, int timeoutMs)
+{
+	Asker asker(brokers, timeoutMs);
+	Offsets offsets;
+	auto err =
+		rd_kafka_query_watermark_offsets(asker.client.get(), topic.c_str(), 0, &offsets.low, &offsets.high, asker.leftMs());
+	if (err)
+		asker.fail("cannot ask for the offsets of topic \"" + topic + "\"", err);
+	return offsets;
+}
+
+void brokerCheck(const std::string &brokers, int timeoutMs)
+{
+	Asker asker(brokers, timeoutMs);
+	asker.metadata(nullptr);
+}
+
+} // namespace mrsync::kafka
