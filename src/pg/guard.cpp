@@ -90,7 +90,7 @@ void Report::setUnknown() noexcept
 	detail[0] = hint[0] = context[0] = '\0';
 }
 
-void Report::ereport() const
+void Report::send() const
 {
 	ereport(ERROR, (errcode(sqlState), errmsg("%s", message), detail[0] ? errdetail("%s", detail) : 0,
 					hint[0] ? errhint("%s", hint) : 0, context[0] ? errcontext("%s", context) : 0));

@@ -63,7 +63,7 @@ struct Report
 	void set(const PgError &error) noexcept;
 	void set(const std::exception &error) noexcept;
 	void setUnknown() noexcept;
-	[[noreturn]] void ereport() const;
+	[[noreturn]] void send() const; // ereport(ERROR)
 };
 static_assert(std::is_trivially_destructible_v<Report>);
 
@@ -125,7 +125,7 @@ template <typename F> auto enter(F &&f) -> std::invoke_result_t<F &>
 	{
 		report.setUnknown();
 	}
-	report.ereport();
+	report.send();
 }
 
 } // namespace mrsync

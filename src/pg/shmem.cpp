@@ -1,0 +1,380 @@
+#include "pg/shmem.h"
+
+#include "pg/guard.h"
+#include "pg/guc.h"
+
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+extern "C"
+{
+#include "port/pg_crc32c.h"
+#include "storage/fd.h"
+#include "storage/shmem.h"
+}
+
+namespace mrsync
+{
+
+namespace
+{
+
+// The durable file: which databases are regions, and below which stamp their clocks never start.
+// Relative to the data directory, which is every server process's working directory.
+constexpr char kClockFile[] = "mrsync.clock";
+constexpr uint32_t kFileMagic = 0x6d727301;
+constexpr int64_t kCeilingAhead = 5 * USECS_PER_SEC;
+
+struct FileEntry
+{
+	Oid database;
+	uint32_t reserved;
+	char region[kRegionIdLength];
+	char group[kRegionIdLength];
+	int64_t ceiling;
+};
+
+struct FileHeader
+{
+	uint32_t magic;
+	uint32_t count;
+	pg_crc32c crc; // of the entries
+	uint32_t reserved;
+};
+
+struct Shared
+{
+	LWLock *lock;
+	std::atomic<Latch *> launcherLatch;
+	int capacity;
+	RegionShared regions[FLEXIBLE_ARRAY_MEMBER];
+};
+
+Shared *shared = nullptr;
+shmem_request_hook_type previousRequestHook = nullptr;
+shmem_startup_hook_type previousStartupHook = nullptr;
+
+Size sharedSize() { return add_size(offsetof(Shared, regions), mul_size(sizeof(RegionShared), guc::maxRegions)); }
+
+void regionClear(RegionShared *region)
+{
+	std::memset(static_cast<void *>(region), 0, sizeof *region);
+	ConditionVariableInit(&region->acks);
+}
+
+void regionFill(RegionShared *region, Oid database, const char *name, const char *group, int64_t ceiling)
+{
+	regionClear(region);
+	strlcpy(region->region, name, sizeof region->region);
+	strlcpy(region->group, group, sizeof region->group);
+	region->clock.store(ceiling);
+	region->ceiling.store(ceiling);
+	region->database = database;
+}
+
+void requestHook()
+{
+	if (previousRequestHook)
+		previousRequestHook();
+	RequestAddinShmemSpace(sharedSize());
+	RequestNamedLWLockTranche("mrsync", 1);
+}
+
+// In the postmaster: a damaged file stops the start, since a clock that starts too low silently loses writes.
+void fileRead()
+{
+	int fd = open(kClockFile, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+	{
+		if (errno == ENOENT)
+			return;
+		ereport(FATAL, (errcode_for_file_access(), errmsg("could not open file \"%s\": %m", kClockFile)));
+	}
+	FileHeader header;
+	static FileEntry entries[64];
+	bool good = read(fd, &header, sizeof header) == static_cast<ssize_t>(sizeof header) && header.magic == kFileMagic &&
+				header.count <= lengthof(entries);
+	if (good)
+	{
+		ssize_t size = static_cast<ssize_t>(header.count * sizeof(FileEntry));
+		good = read(fd, entries, size) == size;
+		pg_crc32c crc;
+		INIT_CRC32C(crc);
+		COMP_CRC32C(crc, entries, static_cast<size_t>(size));
+		FIN_CRC32C(crc);
+		good = good && EQ_CRC32C(crc, header.crc);
+	}
+	close(fd);
+	if (!good)
+		ereport(FATAL, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("file \"%s\" is damaged", kClockFile),
+						errdetail("It says below which stamp the clocks of this server's regions must not start."),
+						errhint("Restore it from a backup of this data directory.")));
+	if (static_cast<int>(header.count) > shared->capacity)
+		ereport(FATAL, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+						errmsg("this server has %u mrsync regions, but mrsync.max_regions is %d", header.count,
+							   shared->capacity),
+						errhint("Set mrsync.max_regions to at least %u.", header.count)));
+	for (uint32_t i = 0; i < header.count; ++i)
+		regionFill(&shared->regions[i], entries[i].database, entries[i].region, entries[i].group, entries[i].ceiling);
+}
+
+void startupHook()
+{
+	if (previousStartupHook)
+		previousStartupHook();
+	bool found;
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = static_cast<Shared *>(ShmemInitStruct("mrsync", sharedSize(), &found));
+	if (!found)
+	{
+		shared->lock = &GetNamedLWLockTranche("mrsync")->lock;
+		shared->launcherLatch.store(nullptr);
+		shared->capacity = guc::maxRegions;
+		for (int i = 0; i < shared->capacity; ++i)
+			regionClear(&shared->regions[i]);
+		fileRead();
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+// With the lock held. `raised` is written with `ceiling` in place of its own.
+void fileWrite(const RegionShared *raised, int64_t ceiling)
+{
+	pgCall(
+		[&]
+		{
+			FileHeader header{};
+			FileEntry entries[64] = {};
+			for (int i = 0; i < shared->capacity; ++i)
+			{
+				const RegionShared &region = shared->regions[i];
+				if (!OidIsValid(region.database))
+					continue;
+				FileEntry &entry = entries[header.count++];
+				entry.database = region.database;
+				memcpy(entry.region, region.region, sizeof entry.region);
+				memcpy(entry.group, region.group, sizeof entry.group);
+				entry.ceiling = &region == raised ? ceiling : region.ceiling.load();
+			}
+			size_t size = header.count * sizeof(FileEntry);
+			header.magic = kFileMagic;
+			INIT_CRC32C(header.crc);
+			COMP_CRC32C(header.crc, entries, size);
+			FIN_CRC32C(header.crc);
+
+			char temporary[64];
+			snprintf(temporary, sizeof temporary, "%s.tmp", kClockFile);
+			int fd = OpenTransientFile(temporary, O_RDWR | O_CREAT | O_TRUNC);
+			if (fd < 0)
+				ereport(ERROR, (errcode_for_file_access(), errmsg("could not create file \"%s\": %m", temporary)));
+			if (write(fd, &header, sizeof header) != static_cast<ssize_t>(sizeof header) ||
+				write(fd, entries, size) != static_cast<ssize_t>(size))
+			{
+				if (errno == 0)
+					errno = ENOSPC;
+				ereport(ERROR, (errcode_for_file_access(), errmsg("could not write file \"%s\": %m", temporary)));
+			}
+			if (pg_fsync(fd) != 0)
+				ereport(ERROR, (errcode_for_file_access(), errmsg("could not fsync file \"%s\": %m", temporary)));
+			CloseTransientFile(fd);
+			durable_rename(temporary, kClockFile, ERROR);
+		});
+}
+
+// Lets the lock go whatever happens; LWLockRelease cannot fail for a lock that is held, and an ERROR's own clean-up has
+// released it already.
+class LockHold
+{
+public:
+	LockHold() { pgCall([] { LWLockAcquire(shared->lock, LW_EXCLUSIVE); }); }
+	~LockHold()
+	{
+		if (LWLockHeldByMe(shared->lock))
+			LWLockRelease(shared->lock);
+	}
+	LockHold(const LockHold &) = delete;
+	LockHold &operator=(const LockHold &) = delete;
+};
+
+uint64_t filterBit(uint32_t xid, int which)
+{
+	uint64_t mixed = (xid + 1) * (which ? 0x9E3779B97F4A7C15ull : 0xC2B2AE3D27D4EB4Full);
+	return (mixed >> 40) & (kFilterWords * 64 - 1);
+}
+
+} // namespace
+
+void OverrideFilter::add(uint32_t xid)
+{
+	for (int which = 0; which < 2; ++which)
+	{
+		uint64_t bit = filterBit(xid, which);
+		words[bit / 64].fetch_or(1ull << (bit % 64));
+	}
+}
+
+bool OverrideFilter::mayContain(uint32_t xid) const
+{
+	if (!loaded.load())
+		return true;
+	for (int which = 0; which < 2; ++which)
+	{
+		uint64_t bit = filterBit(xid, which);
+		if (!(words[bit / 64].load() & (1ull << (bit % 64))))
+			return false;
+	}
+	return true;
+}
+
+const char *toText(WorkerKind kind)
+{
+	switch (kind)
+	{
+	case WorkerKind::None:
+		return "none";
+	case WorkerKind::Coordinator:
+		return "coordinator";
+	case WorkerKind::Extractor:
+		return "extractor";
+	case WorkerKind::Applier:
+		return "applier";
+	}
+	return "?";
+}
+
+void shmemInit()
+{
+	previousRequestHook = shmem_request_hook;
+	shmem_request_hook = requestHook;
+	previousStartupHook = shmem_startup_hook;
+	shmem_startup_hook = startupHook;
+}
+
+bool shmemReady() { return shared != nullptr; }
+
+RegionShared *regionByDatabase(Oid database)
+{
+	if (!shared || !OidIsValid(database))
+		return nullptr;
+	for (int i = 0; i < shared->capacity; ++i)
+		if (shared->regions[i].database == database)
+			return &shared->regions[i];
+	return nullptr;
+}
+
+RegionShared *myRegion() { return regionByDatabase(MyDatabaseId); }
+
+RegionShared *regionAt(int index)
+{
+	return shared && index < shared->capacity ? &shared->regions[index] : nullptr;
+}
+
+LWLock *shmemLock() { return shared->lock; }
+
+RegionShared *regionRegister(Oid database, const std::string &name, const std::string &group)
+{
+	LockHold hold;
+	if (RegionShared *known = regionByDatabase(database))
+		return known;
+	for (int i = 0; i < shared->capacity; ++i)
+	{
+		RegionShared *region = &shared->regions[i];
+		if (OidIsValid(region->database))
+			continue;
+		int64_t now = GetCurrentTimestamp();
+		regionFill(region, database, name.c_str(), group.c_str(), now);
+		region->filter.loaded.store(true); // a new region has no overrides
+		fileWrite(region, now + kCeilingAhead);
+		region->ceiling.store(now + kCeilingAhead);
+		return region;
+	}
+	throw PgError(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, "this server has no place for another mrsync region")
+		.detail("mrsync.max_regions is " + std::to_string(shared->capacity) + ".")
+		.hint("Raise mrsync.max_regions in postgresql.conf and restart the server.");
+}
+
+void regionForget(Oid database)
+{
+	LockHold hold;
+	RegionShared *region = regionByDatabase(database);
+	if (!region)
+		return;
+	region->database = InvalidOid;
+	fileWrite(nullptr, 0);
+}
+
+void ceilingEnsure(RegionShared *region, Hlc atLeast)
+{
+	if (region->ceiling.load() >= atLeast.value)
+		return;
+	LockHold hold;
+	if (region->ceiling.load() >= atLeast.value)
+		return;
+	int64_t ceiling = atLeast.value + kCeilingAhead;
+	fileWrite(region, ceiling);
+	region->ceiling.store(ceiling);
+}
+
+void originRegister(RegionShared *region, RepOriginId origin, const std::string &peer)
+{
+	LockHold hold;
+	for (OriginShared &place : region->origins)
+	{
+		if (place.origin.load() == origin)
+			return;
+		if (place.origin.load() != InvalidRepOriginId)
+			continue;
+		strlcpy(place.region, peer.c_str(), sizeof place.region);
+		place.origin.store(origin);
+		return;
+	}
+	throw PgError(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, "a region can have at most 64 peers");
+}
+
+const char *originRegion(const RegionShared *region, RepOriginId origin)
+{
+	if (origin == InvalidRepOriginId)
+		return nullptr;
+	for (const OriginShared &place : region->origins)
+	{
+		uint32_t id = place.origin.load();
+		if (id == origin)
+			return place.region;
+		if (id == InvalidRepOriginId)
+			return nullptr;
+	}
+	return nullptr;
+}
+
+PeerShared *peerShared(RegionShared *region, const std::string &peer, bool create)
+{
+	for (PeerShared &place : region->peers)
+		if (peer == place.region)
+			return &place;
+	if (!create)
+		return nullptr;
+	LockHold hold;
+	for (PeerShared &place : region->peers)
+		if (place.region[0] == '\0')
+		{
+			strlcpy(place.region, peer.c_str(), sizeof place.region);
+			return &place;
+		}
+	return nullptr;
+}
+
+void launcherLatchSet() { shared->launcherLatch.store(MyLatch); }
+
+void launcherWake() { workerWake(shared->launcherLatch); }
+
+void workerWake(std::atomic<Latch *> &latch)
+{
+	if (Latch *to = latch.load())
+		SetLatch(to);
+}
+
+} // namespace mrsync
