@@ -24,6 +24,9 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kBatch = 2048;
 // How long a topic that was there may be missing before that is final: a broker that has just started may not know all.
 constexpr auto kTopicMissing = std::chrono::seconds(5);
+// How often a topic that has shown nothing yet is asked about, and how long that may hold up poll().
+constexpr auto kLookEvery = std::chrono::seconds(2);
+constexpr int kLookMs = 200;
 
 struct Chunk
 {
@@ -89,6 +92,7 @@ struct Consumer::Impl
 
 	bool existed = false;
 	std::optional<Clock::time_point> missingSince;
+	Clock::time_point nextLook = Clock::now() + kLookEvery;
 	bool ended = false;
 	std::optional<std::string> fatal; // stays
 	std::optional<std::string> lastError;
@@ -231,6 +235,27 @@ struct Consumer::Impl
 		rd_kafka_seek(topic.get(), 0, fetchNext, 0); // asynchronous; what it makes arrive twice is dropped by offset
 	}
 
+	// librdkafka keeps retrying what is wrong with a topic as a whole (absent, forbidden) and says nothing of it.
+	void look()
+	{
+		if ((existed && !missingSince) || Clock::now() < nextLook)
+			return;
+		nextLook = Clock::now() + kLookEvery;
+		const rd_kafka_metadata_t *found = nullptr;
+		if (rd_kafka_metadata(client.get(), 0, topic.get(), &found, kLookMs))
+			return; // no broker: the main queue says so
+		MetadataPtr metadata(found);
+		for (int i = 0; i < metadata->topic_cnt; i++)
+		{
+			auto err = metadata->topics[i].err;
+			if (topicName != metadata->topics[i].topic || err == RD_KAFKA_RESP_ERR_NO_ERROR)
+				continue;
+			rd_kafka_message_t message{};
+			message.err = err;
+			errorMessage(&message);
+		}
+	}
+
 	void troubles()
 	{
 		while (EventPtr event{rd_kafka_queue_poll(mainQueue.get(), 0)})
@@ -324,6 +349,7 @@ Consumer::Polled Consumer::poll(size_t max, int timeoutMs, const std::function<v
 	}
 	if (me.next == me.batch.size())
 		me.unstall();
+	me.look();
 	me.troubles();
 	if (me.existed && me.missingSince && Clock::now() - *me.missingSince > kTopicMissing)
 		me.fail("topic \"" + me.topicName + "\" is gone");

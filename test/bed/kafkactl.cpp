@@ -1,0 +1,76 @@
+// The little that the lab asks of a broker, through src/kafka itself.
+//
+//   kafkactl BROKERS ping [TIMEOUT-MS]
+//   kafkactl BROKERS create TOPIC
+//   kafkactl BROKERS offsets TOPIC
+//   kafkactl BROKERS cat TOPIC         every record there is, one a line, with its offset
+#include "kafka/admin.h"
+#include "kafka/consumer.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+using namespace mrsync::kafka;
+
+namespace
+{
+constexpr int kTimeoutMs = 10000;
+
+int cat(const std::string &brokers, const std::string &topic)
+{
+	ConsumerConfig config;
+	config.brokers = brokers;
+	config.clientId = "kafkactl";
+	config.topic = topic;
+	Consumer consumer(config, kFromBeginning, -1);
+	for (;;)
+	{
+		auto polled = consumer.poll(1000, kTimeoutMs,
+									[](Record &&record)
+									{
+										printf("%lld\t", static_cast<long long>(record.offset));
+										fwrite(record.payload.data(), 1, record.payload.size(), stdout);
+										putchar('\n');
+									});
+		if (polled.fatal || (polled.records == 0 && !polled.atEnd))
+			throw Error(polled.fatal.value_or(polled.lastError.value_or("no answer in time")));
+		if (polled.atEnd)
+			return 0;
+	}
+}
+} // namespace
+
+int main(int argc, char **argv)
+{
+	const std::string brokers = argc > 1 ? argv[1] : "", verb = argc > 2 ? argv[2] : "", what = argc > 3 ? argv[3] : "";
+	try
+	{
+		if (verb == "ping")
+		{
+			brokerCheck(brokers, what.empty() ? kTimeoutMs : std::atoi(what.c_str()));
+			return 0;
+		}
+		if (verb == "create" && !what.empty())
+		{
+			auto created = topicCreate(brokers, what, {}, kTimeoutMs);
+			puts(created == TopicCreated::Created ? "created" : created == TopicCreated::Existed ? "existed" : "automatic");
+			return 0;
+		}
+		if (verb == "offsets" && !what.empty())
+		{
+			auto offsets = topicOffsets(brokers, what, kTimeoutMs);
+			printf("%lld %lld\n", static_cast<long long>(offsets.low), static_cast<long long>(offsets.high));
+			return 0;
+		}
+		if (verb == "cat" && !what.empty())
+			return cat(brokers, what);
+	}
+	catch (const std::exception &e)
+	{
+		fprintf(stderr, "kafkactl: %s\n", e.what());
+		return 1;
+	}
+	fprintf(stderr, "usage: %s BROKERS ping [TIMEOUT-MS] | create TOPIC | offsets TOPIC | cat TOPIC\n", argv[0]);
+	return 2;
+}
