@@ -1,17 +1,15 @@
 // ChangeEvent <-> JSON.
 //
-// Writing appends by hand, for it runs once per changed row inside the WAL sender's loop. Reading goes through jansson,
-// which refuses broken UTF-8, duplicate keys, embedded NULs and deep nesting, and keeps the order of an image's columns.
+// Writing runs once per changed row while the WAL is decoded, reading once per change and region: neither builds a tree.
 // decode is where bytes from outside become a type: what it lets through, the applier may rely on without asking again
 // (an INSERT has an after image, a position is not 0, a stamp is a timestamptz).
 #include "core/codec.h"
 
-#include <jansson.h>
+#include "core/json.h"
 
-#include <array>
 #include <charconv>
 #include <limits>
-#include <memory>
+#include <type_traits>
 #include <utility>
 
 namespace mrsync
@@ -20,66 +18,6 @@ namespace
 {
 
 // ---- writing
-
-constexpr std::array<bool, 256> makeEscaped()
-{
-	std::array<bool, 256> escaped{};
-	for (size_t c = 0; c < 0x20; ++c)
-		escaped[c] = true;
-	escaped['"'] = true;
-	escaped['\\'] = true;
-	return escaped;
-}
-constexpr std::array<bool, 256> kEscaped = makeEscaped();
-
-void putEscape(std::string &out, char c)
-{
-	switch (c)
-	{
-	case '"':
-		out += "\\\"";
-		return;
-	case '\\':
-		out += "\\\\";
-		return;
-	case '\b':
-		out += "\\b";
-		return;
-	case '\f':
-		out += "\\f";
-		return;
-	case '\n':
-		out += "\\n";
-		return;
-	case '\r':
-		out += "\\r";
-		return;
-	case '\t':
-		out += "\\t";
-		return;
-	default:
-		out += "\\u00";
-		out += "0123456789abcdef"[static_cast<unsigned char>(c) >> 4];
-		out += "0123456789abcdef"[static_cast<unsigned char>(c) & 15];
-	}
-}
-
-void putString(std::string &out, std::string_view text)
-{
-	out += '"';
-	const char *run = text.data(); // what needs no escape is copied in runs
-	const char *end = run + text.size();
-	for (const char *at = run; at != end; ++at)
-	{
-		if (!kEscaped[static_cast<unsigned char>(*at)])
-			continue;
-		out.append(run, at);
-		putEscape(out, *at);
-		run = at + 1;
-	}
-	out.append(run, end);
-	out += '"';
-}
 
 template <typename Integer> void putInteger(std::string &out, Integer value)
 {
@@ -110,10 +48,10 @@ void putImage(std::string &out, const Image &image)
 	{
 		out += separator;
 		separator = ',';
-		putString(out, column.name);
+		putJsonString(out, column.name);
 		out += ':';
 		if (column.value)
-			putString(out, *column.value);
+			putJsonString(out, *column.value);
 		else
 			out += "null";
 	}
@@ -137,7 +75,7 @@ void putSeen(std::string &out, const SeenVector &seen)
 	{
 		out += separator;
 		separator = ',';
-		putString(out, region);
+		putJsonString(out, region);
 		out += ":{\"sequence\":";
 		putInteger(out, entry.sequence);
 		out += ",\"hlc\":";
@@ -179,12 +117,6 @@ void putEnvelope(std::string &out, const Envelope &tx)
 
 // ---- reading
 
-struct JsonDeleter
-{
-	void operator()(json_t *json) const { json_decref(json); }
-};
-using JsonPtr = std::unique_ptr<json_t, JsonDeleter>;
-
 // Within this file a refusal travels as an exception, so that each reader says only what it wants; decode's callers get
 // it as a value.
 struct Refusal
@@ -200,11 +132,6 @@ struct Refusal
 	throw Refusal{std::move(message)};
 }
 
-std::string_view textOf(const json_t *json)
-{
-	return {json_string_value(json), json_string_length(json)};
-}
-
 // A piece of what was refused, cut between characters: the message goes into tables and logs that want valid UTF-8.
 std::string quoted(std::string_view text)
 {
@@ -217,263 +144,240 @@ std::string quoted(std::string_view text)
 			--length;
 	}
 	std::string out;
-	putString(out, text.substr(0, length));
+	putJsonString(out, text.substr(0, length));
 	if (length < text.size())
 		out += "...";
 	return out;
 }
 
-const char *typeName(const json_t *json)
+[[noreturn]] void refuseKind(std::string_view field, const char *wanted, JsonKind found)
 {
-	switch (json_typeof(json))
-	{
-	case JSON_OBJECT:
-		return "an object";
-	case JSON_ARRAY:
-		return "an array";
-	case JSON_STRING:
-		return "a string";
-	case JSON_INTEGER:
-		return "an integer";
-	case JSON_REAL:
-		return "a number with a fraction";
-	case JSON_TRUE:
-	case JSON_FALSE:
-		return "a boolean";
-	case JSON_NULL:
-		return "null";
-	}
-	return "something unknown";
+	refuse(field, std::string(wanted) + " expected, " + toText(found) + " found");
 }
 
-// A named place in the document: what to read, and what to call it when it cannot be read.
-struct Field
+// An object and where it stands in the document, for messages.
+class Reader
 {
-	std::string_view parent; // "" for the event itself
-	const char *key;
+public:
+	Reader(std::string_view text, std::string path) : path_(std::move(path)), members_(parse(text, path_)) {}
 
-	std::string path() const
+	const std::vector<JsonMember> &members() const { return members_; }
+
+	[[noreturn]] void fail(std::string_view key, std::string_view what) const { refuse(pathOf(key), what); }
+
+	const JsonValue *find(std::string_view key) const
 	{
-		std::string text(parent);
-		if (!text.empty())
-			text += '.';
-		text += key;
-		return text;
+		for (const JsonMember &member : members_)
+			if (member.key == key)
+				return &member.value;
+		return nullptr;
 	}
-	[[noreturn]] void fail(std::string_view what) const { refuse(path(), what); }
-	[[noreturn]] void expected(const char *wanted, const json_t *found) const
+
+	const JsonValue &require(std::string_view key) const
 	{
-		fail(std::string(wanted) + " expected, " + typeName(found) + " found");
+		const JsonValue *value = find(key);
+		if (value == nullptr)
+			fail(key, "missing");
+		return *value;
 	}
+
+	std::string text(std::string_view key) const { return stringOf(require(key, JsonKind::String, "a string")); }
+
+	std::string name(std::string_view key) const
+	{
+		std::string name = text(key);
+		if (name.empty())
+			fail(key, "empty");
+		return name;
+	}
+
+	template <typename Integer>
+	Integer integer(std::string_view key, Integer min = std::numeric_limits<Integer>::min()) const
+	{
+		const JsonValue &value = require(key, JsonKind::Integer, "an integer");
+		auto check = [&](auto number)
+		{
+			if (!number || std::cmp_less(*number, min) ||
+				std::cmp_greater(*number, std::numeric_limits<Integer>::max()))
+				fail(key, "out of range: " + quoted(value.text));
+			return static_cast<Integer>(*number);
+		};
+		if constexpr (std::is_unsigned_v<Integer>)
+			return check(unsignedOf(value));
+		else
+			return check(integerOf(value));
+	}
+
+	bool boolean(std::string_view key) const
+	{
+		return require(key, JsonKind::Boolean, "a boolean").text == "true";
+	}
+
+	Hlc hlc(std::string_view key) const
+	{
+		std::string value = text(key);
+		std::optional<Hlc> hlc = parseHlc(value);
+		if (!hlc)
+			fail(key, "not a timestamp in UTC: " + quoted(value));
+		return *hlc;
+	}
+
+	uint64_t lsn(std::string_view key) const
+	{
+		std::string value = text(key);
+		const char *end = value.data() + value.size();
+		uint32_t high = 0;
+		uint32_t low = 0;
+		auto first = std::from_chars(value.data(), end, high, 16);
+		if (first.ec != std::errc() || first.ptr == end || *first.ptr != '/')
+			fail(key, "not an LSN: " + quoted(value));
+		auto second = std::from_chars(first.ptr + 1, end, low, 16);
+		if (second.ec != std::errc() || second.ptr != end)
+			fail(key, "not an LSN: " + quoted(value));
+		return static_cast<uint64_t>(high) << 32 | low;
+	}
+
+	// An object within this one.
+	Reader object(std::string_view key) const
+	{
+		return Reader(require(key, JsonKind::Object, "an object").text, pathOf(key));
+	}
+
+private:
+	static std::vector<JsonMember> parse(std::string_view text, const std::string &path)
+	{
+		try
+		{
+			return parseJsonObject(text);
+		}
+		catch (JsonError &error)
+		{
+			refuse(path.empty() ? "event" : path, error.message);
+		}
+	}
+
+	const JsonValue &require(std::string_view key, JsonKind kind, const char *wanted) const
+	{
+		const JsonValue &value = require(key);
+		if (value.kind != kind)
+			refuseKind(pathOf(key), wanted, value.kind);
+		return value;
+	}
+
+	std::string pathOf(std::string_view key) const
+	{
+		std::string path = path_;
+		if (!path.empty())
+			path += '.';
+		path += key;
+		return path;
+	}
+
+	std::string path_; // "" for the event itself
+	std::vector<JsonMember> members_;
 };
 
-json_t *require(const json_t *object, const Field &field)
+Image imageOf(const Reader &object)
 {
-	json_t *value = json_object_get(object, field.key);
-	if (value == nullptr)
-		field.fail("missing");
-	return value;
-}
-
-std::string_view readText(const json_t *object, const Field &field)
-{
-	const json_t *value = require(object, field);
-	if (!json_is_string(value))
-		field.expected("a string", value);
-	return textOf(value);
-}
-
-std::string readName(const json_t *object, const Field &field)
-{
-	std::string_view text = readText(object, field);
-	if (text.empty())
-		field.fail("empty");
-	return std::string(text);
-}
-
-template <typename Integer>
-Integer readInteger(const json_t *object, const Field &field, Integer min = std::numeric_limits<Integer>::min())
-{
-	const json_t *value = require(object, field);
-	if (!json_is_integer(value))
-		field.expected("an integer", value);
-	json_int_t number = json_integer_value(value);
-	if (std::cmp_less(number, min) || std::cmp_greater(number, std::numeric_limits<Integer>::max()))
-		field.fail("out of range: " + std::to_string(number));
-	return static_cast<Integer>(number);
-}
-
-Hlc readHlc(const json_t *object, const Field &field)
-{
-	std::string_view text = readText(object, field);
-	std::optional<Hlc> hlc = parseHlc(text);
-	if (!hlc)
-		field.fail("not a timestamp in UTC: " + quoted(text));
-	return *hlc;
-}
-
-bool readBoolean(const json_t *object, const Field &field)
-{
-	const json_t *value = require(object, field);
-	if (!json_is_boolean(value))
-		field.expected("a boolean", value);
-	return json_is_true(value);
-}
-
-uint64_t readLsn(const json_t *object, const Field &field)
-{
-	std::string_view text = readText(object, field);
-	const char *end = text.data() + text.size();
-	uint32_t high = 0;
-	uint32_t low = 0;
-	auto first = std::from_chars(text.data(), end, high, 16);
-	if (first.ec != std::errc() || first.ptr == end || *first.ptr != '/')
-		field.fail("not an LSN: " + quoted(text));
-	auto second = std::from_chars(first.ptr + 1, end, low, 16);
-	if (second.ec != std::errc() || second.ptr != end)
-		field.fail("not an LSN: " + quoted(text));
-	return static_cast<uint64_t>(high) << 32 | low;
-}
-
-Image readImage(json_t *object, std::string_view path)
-{
-	if (!json_is_object(object))
-		refuse(path, std::string("an object expected, ") + typeName(object) + " found");
 	Image image;
-	image.reserve(json_object_size(object));
-	const char *name = nullptr;
-	json_t *value = nullptr;
-	json_object_foreach(object, name, value)
+	image.reserve(object.members().size());
+	for (const JsonMember &member : object.members())
 	{
-		if (json_is_string(value))
-			image.push_back({name, std::string(textOf(value))});
-		else if (json_is_null(value))
-			image.push_back({name, std::nullopt});
+		if (member.value.kind == JsonKind::String)
+			image.push_back({member.key, stringOf(member.value)});
+		else if (member.value.kind == JsonKind::Null)
+			image.push_back({member.key, std::nullopt});
 		else
-			refuse(std::string(path) + "." + quoted(name),
-				   std::string("a string or null expected, ") + typeName(value) + " found");
+			object.fail(quoted(member.key),
+						std::string("a string or null expected, ") + toText(member.value.kind) + " found");
 	}
 	return image;
 }
 
-std::optional<Image> readImageOrNull(const json_t *object, const Field &field)
+std::optional<Image> imageOrNull(const Reader &event, std::string_view key)
 {
-	json_t *value = require(object, field);
-	if (json_is_null(value))
+	if (event.require(key).kind == JsonKind::Null)
 		return std::nullopt;
-	return readImage(value, field.key);
+	return imageOf(event.object(key));
 }
 
-SeenVector readSeen(json_t *object, std::string_view path)
+SeenVector seenOf(const Reader &object)
 {
-	if (!json_is_object(object))
-		refuse(path, std::string("an object expected, ") + typeName(object) + " found");
 	SeenVector seen;
-	const char *region = nullptr;
-	json_t *value = nullptr;
-	json_object_foreach(object, region, value)
+	for (const JsonMember &member : object.members())
 	{
-		std::string entryPath = std::string(path) + "." + quoted(region);
-		if (!json_is_object(value))
-			refuse(entryPath, std::string("an object expected, ") + typeName(value) + " found");
-		SeenEntry entry;
-		entry.sequence = readInteger<uint64_t>(value, {entryPath, "sequence"});
-		entry.hlc = readHlc(value, {entryPath, "hlc"});
-		seen.emplace(region, entry);
+		Reader entry = object.object(member.key);
+		seen.emplace(member.key, SeenEntry{entry.integer<uint64_t>("sequence"), entry.hlc("hlc")});
 	}
 	return seen;
 }
 
-Envelope readEnvelope(const json_t *event)
+Envelope envelopeOf(const Reader &object)
 {
-	constexpr const char *name = "transaction";
-	const json_t *object = require(event, {"", name});
-	if (!json_is_object(object))
-		Field{"", name}.expected("an object", object);
-
 	// Before anything else: another version's fields need not look like ours.
-	Field versionField{name, "version"};
-	auto version = readInteger<int64_t>(object, versionField);
+	auto version = object.integer<int64_t>("version");
 	if (version != kEventVersion)
-		versionField.fail("this mrsync reads version " + std::to_string(kEventVersion) + ", the event has version " +
-						  std::to_string(version));
+		object.fail("version", "this mrsync reads version " + std::to_string(kEventVersion) +
+								   ", the event has version " + std::to_string(version));
 
 	Envelope tx;
-	tx.incarnation = readInteger<int64_t>(object, {name, "incarnation"}, 0);
-	tx.sequence = readInteger<uint64_t>(object, {name, "sequence"});
-	tx.previous = readInteger<uint64_t>(object, {name, "previous"});
-	tx.commitLsn = readLsn(object, {name, "lsn"});
-	tx.xid = readInteger<uint64_t>(object, {name, "xid"});
-	tx.schemaVersion = readInteger<int64_t>(object, {name, "schema_version"}, 0);
-	tx.position = readInteger<uint32_t>(object, {name, "position"}, 1);
-	if (json_t *seen = json_object_get(object, "seen"); seen != nullptr)
-		tx.seen = readSeen(seen, "transaction.seen");
-	tx.last = readBoolean(object, {name, "last"});
+	tx.incarnation = object.integer<int64_t>("incarnation", 0);
+	tx.sequence = object.integer<uint64_t>("sequence");
+	tx.previous = object.integer<uint64_t>("previous");
+	tx.commitLsn = object.lsn("lsn");
+	tx.xid = object.integer<uint64_t>("xid");
+	tx.schemaVersion = object.integer<int64_t>("schema_version", 0);
+	tx.position = object.integer<uint32_t>("position", 1);
+	if (object.find("seen") != nullptr)
+		tx.seen = seenOf(object.object("seen"));
+	tx.last = object.boolean("last");
 	return tx;
 }
 
 // What an operation cannot do without.
 void checkShape(const ChangeEvent &event)
 {
-	bool insertsOrUpdates = event.operation == Operation::Insert || event.operation == Operation::Update;
-	if ((insertsOrUpdates || event.operation == Operation::Delete) && !event.pk)
-		refuse("row_pk", std::string("null in the event of an ") + toText(event.operation));
-	if (insertsOrUpdates && !event.after)
-		refuse("after_image", std::string("null in the event of an ") + toText(event.operation));
+	bool writes = event.operation == Operation::Insert || event.operation == Operation::Update;
+	if ((writes || event.operation == Operation::Delete) && !event.pk)
+		refuse("row_pk", std::string("null, but the operation is ") + toText(event.operation));
+	if (writes && !event.after)
+		refuse("after_image", std::string("null, but the operation is ") + toText(event.operation));
 }
 
-ChangeEvent readEvent(json_t *object)
+ChangeEvent eventOf(const Reader &object)
 {
-	if (!json_is_object(object))
-		refuse("event", std::string("an object expected, ") + typeName(object) + " found");
-
 	ChangeEvent event;
-	event.tx = readEnvelope(object);
+	event.tx = envelopeOf(object.object("transaction"));
 
-	std::string_view id = readText(object, {"", "event_id"});
+	std::string id = object.text("event_id");
 	std::optional<Uuid> uuid = parseUuid(id);
 	if (!uuid)
-		refuse("event_id", "not a UUID: " + quoted(id));
+		object.fail("event_id", "not a UUID: " + quoted(id));
 	event.id = *uuid;
-	event.region = readName(object, {"", "region_id"});
-	event.table = readName(object, {"", "table_name"});
-	event.pk = readImageOrNull(object, {"", "row_pk"});
+	event.region = object.name("region_id");
+	event.table = object.name("table_name");
+	event.pk = imageOrNull(object, "row_pk");
 
-	std::string_view op = readText(object, {"", "operation"});
-	std::optional<Operation> operation = parseOperation(op);
+	std::string name = object.text("operation");
+	std::optional<Operation> operation = parseOperation(name);
 	if (!operation)
-		refuse("operation", "unknown: " + quoted(op));
+		object.fail("operation", "unknown: " + quoted(name));
 	event.operation = *operation;
-	event.before = readImageOrNull(object, {"", "before_image"});
-	event.after = readImageOrNull(object, {"", "after_image"});
-	event.committedAt = readHlc(object, {"", "committed_at"}).value;
-	event.hlc = readHlc(object, {"", "hlc_timestamp"});
+	event.before = imageOrNull(object, "before_image");
+	event.after = imageOrNull(object, "after_image");
+	event.committedAt = object.hlc("committed_at").value;
+	event.hlc = object.hlc("hlc_timestamp");
 	checkShape(event);
 	return event;
 }
 
-JsonPtr parse(std::string_view json)
-{
-	json_error_t error;
-	JsonPtr root(json_loadb(json.data(), json.size(), JSON_REJECT_DUPLICATES, &error));
-	if (root != nullptr)
-		return root;
-
-	// jansson quotes the input, and may cut a character in two.
-	std::string text(error.text);
-	for (char &c : text)
-		if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) > 0x7E)
-			c = '?';
-	refuse("not JSON", text + " (byte " + std::to_string(error.position) + ")");
-}
-
-template <typename Result, typename Reader>
-std::variant<Result, DecodeError> reading(std::string_view json, Reader reader)
+// Runs read over the text's object; path names the object in messages.
+template <typename Result, typename Read>
+std::variant<Result, DecodeError> reading(std::string_view json, const char *path, Read read)
 {
 	try
 	{
-		JsonPtr root = parse(json);
-		return reader(root.get());
+		return read(Reader(json, path));
 	}
 	catch (Refusal &refusal)
 	{
@@ -488,9 +392,9 @@ void encode(const ChangeEvent &event, std::string &out)
 	out += "{\"event_id\":";
 	putPlain(out, toText(event.id));
 	out += ",\"region_id\":";
-	putString(out, event.region);
+	putJsonString(out, event.region);
 	out += ",\"table_name\":";
-	putString(out, event.table);
+	putJsonString(out, event.table);
 	out += ",\"row_pk\":";
 	putImageOrNull(out, event.pk);
 	out += ",\"operation\":";
@@ -517,7 +421,7 @@ void markLast(std::string &encoded)
 
 std::variant<ChangeEvent, DecodeError> decode(std::string_view json)
 {
-	return reading<ChangeEvent>(json, [](json_t *root) { return readEvent(root); });
+	return reading<ChangeEvent>(json, "", eventOf);
 }
 
 std::string encodeImage(const Image &image)
@@ -529,7 +433,7 @@ std::string encodeImage(const Image &image)
 
 std::variant<Image, DecodeError> decodeImage(std::string_view json)
 {
-	return reading<Image>(json, [](json_t *root) { return readImage(root, "image"); });
+	return reading<Image>(json, "image", imageOf);
 }
 
 std::string encodeSeen(const SeenVector &seen)
@@ -541,7 +445,7 @@ std::string encodeSeen(const SeenVector &seen)
 
 std::variant<SeenVector, DecodeError> decodeSeen(std::string_view json)
 {
-	return reading<SeenVector>(json, [](json_t *root) { return readSeen(root, "seen"); });
+	return reading<SeenVector>(json, "seen", seenOf);
 }
 
 } // namespace mrsync
