@@ -47,6 +47,10 @@ CREATE CAST (bigint AS mrsync.hlc) WITHOUT FUNCTION;
 CREATE CAST (mrsync.hlc AS timestamptz) WITHOUT FUNCTION AS ASSIGNMENT;
 CREATE CAST (timestamptz AS mrsync.hlc) WITHOUT FUNCTION;
 
+-- Clock
+CREATE FUNCTION mrsync.current_hlc() RETURNS mrsync.hlc LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mrsync_current_hlc';
+COMMENT ON FUNCTION mrsync.current_hlc() IS 'A new stamp of this region''s hybrid logical clock, above every transaction that this session has committed or seen. Error: 55000 when the database is not a region. Example: SELECT mrsync.current_hlc();';
+
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Catalog
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -193,9 +197,9 @@ CREATE TABLE mrsync.conflict_log (
 	row_pk jsonb NOT NULL,
 	event_id_a uuid,
 	event_id_b uuid,
-	region_a text COLLATE "C" NOT NULL,
+	region_a text COLLATE "C",
 	region_b text COLLATE "C" NOT NULL,
-	hlc_a mrsync.hlc NOT NULL,
+	hlc_a mrsync.hlc,
 	hlc_b mrsync.hlc NOT NULL,
 	image_a jsonb,
 	image_b jsonb,
@@ -207,7 +211,7 @@ CREATE TABLE mrsync.conflict_log (
 );
 CREATE INDEX conflict_log_table ON mrsync.conflict_log (table_name, resolved_at);
 CREATE INDEX conflict_log_time ON mrsync.conflict_log (resolved_at);
-COMMENT ON TABLE mrsync.conflict_log IS 'Concurrent changes of one row that met here. Side b is the one with the higher (hlc, region), side a the other';
+COMMENT ON TABLE mrsync.conflict_log IS 'Concurrent changes of one row that met here. Side b is the one with the higher (hlc, region), side a the other; there is no side a where an UPDATE or DELETE met neither a row nor the memory of one';
 COMMENT ON COLUMN mrsync.conflict_log.event_id_a IS 'NULL where this region cannot know it (a version found as a row)';
 COMMENT ON COLUMN mrsync.conflict_log.result IS 'The row as it is after the resolution; NULL: no row';
 

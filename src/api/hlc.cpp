@@ -1,0 +1,89 @@
+// The SQL type mrsync.hlc, and the clock as SQL sees it.
+#include "core/hlc.h"
+
+#include "pg/clock.h"
+#include "pg/guard.h"
+
+extern "C"
+{
+#include "libpq/pqformat.h"
+
+PG_FUNCTION_INFO_V1(mrsync_hlc_in);
+PG_FUNCTION_INFO_V1(mrsync_hlc_out);
+PG_FUNCTION_INFO_V1(mrsync_hlc_recv);
+PG_FUNCTION_INFO_V1(mrsync_hlc_send);
+PG_FUNCTION_INFO_V1(mrsync_current_hlc);
+}
+
+using namespace mrsync;
+
+Datum mrsync_hlc_in(PG_FUNCTION_ARGS)
+{
+	const char *text = PG_GETARG_CSTRING(0);
+	return enter(
+		[&]
+		{
+			std::optional<Hlc> hlc = parseHlc(text);
+			if (!hlc)
+				throw PgError(ERRCODE_INVALID_TEXT_REPRESENTATION,
+							  std::string("invalid input syntax for type mrsync.hlc: \"") + text + "\"")
+					.hint("Write it like 2026-11-23 08:11:00.123456Z, or as an integer of microseconds since 2000-01-01 "
+						  "UTC.");
+			return Int64GetDatum(hlc->value);
+		});
+}
+
+Datum mrsync_hlc_out(PG_FUNCTION_ARGS)
+{
+	int64 value = PG_GETARG_INT64(0);
+	return enter(
+		[&]
+		{
+			std::string text = toText(Hlc{value});
+			return pgCall([&] { return CStringGetDatum(pnstrdup(text.data(), text.size())); });
+		});
+}
+
+Datum mrsync_hlc_recv(PG_FUNCTION_ARGS)
+{
+	auto *buffer = reinterpret_cast<StringInfo>(PG_GETARG_POINTER(0));
+	return enter(
+		[&]
+		{
+			int64 value = pgCall([&] { return pq_getmsgint64(buffer); });
+			if (value < kHlcMin || value > kHlcMax)
+				throw PgError(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE, "mrsync.hlc out of range");
+			return Int64GetDatum(value);
+		});
+}
+
+Datum mrsync_hlc_send(PG_FUNCTION_ARGS)
+{
+	int64 value = PG_GETARG_INT64(0);
+	return enter(
+		[&]
+		{
+			return pgCall(
+				[&]
+				{
+					StringInfoData buffer;
+					pq_begintypsend(&buffer);
+					pq_sendint64(&buffer, value);
+					return PointerGetDatum(pq_endtypsend(&buffer));
+				});
+		});
+}
+
+Datum mrsync_current_hlc(PG_FUNCTION_ARGS)
+{
+	(void)fcinfo;
+	return enter(
+		[&]
+		{
+			RegionShared *region = myRegion();
+			if (!region)
+				throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "this database is not an mrsync region")
+					.hint("Call mrsync.region_init(region_id, kafka_brokers) first.");
+			return Int64GetDatum(clockTick(region).value);
+		});
+}

@@ -1,0 +1,29 @@
+// Where the output plugin's events go when the extractor decodes in its own process, and what only the extractor knows.
+// Without a host (pg_logical_slot_get_changes, pg_recvlogical) events are written as lines of text.
+#pragma once
+
+#include "core/event.h"
+#include "core/ledger.h"
+
+#include <string>
+
+namespace mrsync
+{
+
+class PluginHost
+{
+public:
+	virtual ~PluginHost() = default;
+
+	// One encoded event, in the order of the stream. May wait (backpressure); may throw.
+	virtual void event(AckLedger::Topic topic, std::string &&json, uint64_t sequence) = 0;
+
+	int64_t incarnation = 0;
+	uint64_t sequence = 0; // of the last data transaction; those up to the initial value are not emitted again
+	SeenVector seen;	   // how far this region has applied the others, at the point of the WAL that is decoded
+};
+
+// The host of the decoding contexts that this process creates from now on.
+void pluginHostSet(PluginHost *host);
+
+} // namespace mrsync

@@ -1,0 +1,176 @@
+#include "plugin/relation.h"
+
+#include "pg/catalog.h"
+#include "pg/guard.h"
+
+#include <cstring>
+
+extern "C"
+{
+#include "access/skey.h"
+#include "catalog/partition.h"
+#include "nodes/pg_list.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/relcache.h"
+#include "utils/syscache.h"
+}
+
+namespace mrsync
+{
+
+namespace
+{
+
+RelationCache *caches = nullptr; // of this process; nearly always one
+bool callbacksRegistered = false;
+
+const char *qualifiedName(Oid relation)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), get_rel_name(relation));
+}
+
+bool isAdded(Oid relation)
+{
+	Oid table = catalogRelation("replicated_table");
+	if (!OidIsValid(table))
+		return false;
+	Relation rel = table_open(table, AccessShareLock);
+	ScanKeyData key;
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relation));
+	SysScanDesc scan =
+		systable_beginscan(rel, catalogRelation("replicated_table_pkey"), true, nullptr, 1, &key);
+	bool found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+// The replicated table that a relation belongs to, or InvalidOid.
+Oid replicatedRoot(Relation relation)
+{
+	Oid relid = RelationGetRelid(relation);
+	if (isAdded(relid))
+		return relid;
+	if (!relation->rd_rel->relispartition)
+		return InvalidOid;
+	ListCell *cell;
+	foreach (cell, get_partition_ancestors(relid))
+		if (isAdded(lfirst_oid(cell)))
+			return lfirst_oid(cell);
+	return InvalidOid;
+}
+
+bool isControl(Relation relation)
+{
+	const char *name = RelationGetRelationName(relation);
+	return (strcmp(name, "heartbeat") == 0 || strcmp(name, "acknowledgement") == 0) &&
+		   RelationGetNamespace(relation) == get_namespace_oid("mrsync", true);
+}
+
+} // namespace
+
+void relationCacheForget(Oid relation)
+{
+	for (RelationCache *cache = caches; cache; cache = cache->next_)
+		for (auto &[oid, entry] : cache->entries_)
+			if (!OidIsValid(relation) || oid == relation || entry.root == relation)
+				entry.valid = false;
+}
+
+RelationCache::RelationCache() : next_(caches)
+{
+	context_ = pgCall(
+		[]
+		{
+			if (!callbacksRegistered)
+			{
+				CacheRegisterRelcacheCallback([](Datum, Oid relation) { relationCacheForget(relation); }, 0);
+				// a renamed schema changes names without touching its tables
+				CacheRegisterSyscacheCallback(
+					NAMESPACEOID, [](Datum, int, uint32) { relationCacheForget(InvalidOid); }, 0);
+				callbacksRegistered = true;
+			}
+			return AllocSetContextCreate(TopMemoryContext, "mrsync decoded relations", ALLOCSET_DEFAULT_SIZES);
+		});
+	caches = this;
+}
+
+RelationCache::~RelationCache()
+{
+	for (RelationCache **at = &caches; *at; at = &(*at)->next_)
+		if (*at == this)
+		{
+			*at = next_;
+			break;
+		}
+	MemoryContextDelete(context_);
+}
+
+const DecodedRelation &RelationCache::find(Relation relation)
+{
+	DecodedRelation &entry = entries_[RelationGetRelid(relation)];
+	if (entry.valid)
+		return entry;
+	entry = DecodedRelation{};
+	// an invalidation may arrive while the catalogs are being read
+	entry.valid = true;
+	const char *name = nullptr;
+	const char *ownName = nullptr;
+	List *keyAttributes = NIL;
+	pgCall(
+		[&]
+		{
+			entry.root = replicatedRoot(relation);
+			if (OidIsValid(entry.root))
+				entry.kind = DecodedRelation::Kind::Data;
+			else if (isControl(relation))
+			{
+				entry.kind = DecodedRelation::Kind::Control;
+				entry.root = RelationGetRelid(relation);
+			}
+			else
+				return;
+			name = qualifiedName(entry.root);
+			ownName = qualifiedName(RelationGetRelid(relation));
+			RelationGetIndexList(relation); // fills rd_pkindex
+			if (OidIsValid(relation->rd_pkindex))
+			{
+				Relation index = index_open(relation->rd_pkindex, AccessShareLock);
+				for (int i = 0; i < index->rd_index->indnkeyatts; ++i)
+					keyAttributes = lappend_int(keyAttributes, index->rd_index->indkey.values[i]);
+				index_close(index, AccessShareLock);
+			}
+		});
+	if (entry.kind == DecodedRelation::Kind::Ignored)
+		return entry;
+	entry.name = name;
+	entry.ownName = ownName;
+	TupleDesc desc = RelationGetDescr(relation);
+	entry.columns.reserve(desc->natts);
+	for (int i = 0; i < desc->natts; ++i)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+		if (attribute->attisdropped)
+			continue;
+		DecodedColumn column;
+		column.name = NameStr(attribute->attname);
+		column.index = i;
+		pgCall(
+			[&]
+			{
+				Oid function;
+				getTypeOutputInfo(attribute->atttypid, &function, &column.isVarlena);
+				fmgr_info_cxt(function, &column.output, context_);
+			});
+		entry.columns.push_back(std::move(column));
+	}
+	ListCell *cell;
+	foreach (cell, keyAttributes)
+		for (size_t i = 0; i < entry.columns.size(); ++i)
+			if (entry.columns[i].index == lfirst_int(cell) - 1)
+				entry.key.push_back(i);
+	return entry;
+}
+
+} // namespace mrsync

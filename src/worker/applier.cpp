@@ -1,0 +1,482 @@
+// The applier of one incoming link: reads the source region's topic from the position in mrsync.link_position, gathers
+// whole transactions, and applies each as one local transaction: rows, dedup record, conflict log and position together
+// (I7). So a crash anywhere replays harmlessly, and synchronous_commit is off.
+//
+// The local transaction carries the source's stamp as its commit timestamp and the source region's replication origin;
+// the version of every row it writes is found from its xmin ever after.
+// What fails and may succeed later by itself is retried; what fails otherwise is parked event by event in
+// mrsync.apply_error, and the rest goes on.
+#include "core/codec.h"
+#include "core/ledger.h"
+#include "kafka/consumer.h"
+
+#include "pg/clock.h"
+#include "pg/guard.h"
+#include "pg/guc.h"
+#include "pg/spi.h"
+#include "worker/apply.h"
+#include "worker/inbox.h"
+#include "worker/parking.h"
+#include "worker/worker.h"
+
+#include <algorithm>
+
+extern "C"
+{
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "nodes/makefuncs.h"
+#include "nodes/parsenodes.h"
+#include "replication/origin.h"
+#include "utils/uuid.h"
+}
+
+namespace mrsync
+{
+
+namespace
+{
+
+constexpr long kRetryFirstMs = 10;
+constexpr long kRetryLongestMs = 5000;
+
+// Errors that say "not now", not "never".
+bool isRetryable(const PgError &error)
+{
+	int state = error.sqlState();
+	int category = ERRCODE_TO_CATEGORY(state);
+	return category == ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE) ||	// 40: deadlock, serialization
+		   category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||		// 53: disk, memory, connections
+		   category == ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) ||					// 58: I/O
+		   category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||		// 57: canceled by somebody
+		   state == ERRCODE_LOCK_NOT_AVAILABLE || state == ERRCODE_READ_ONLY_SQL_TRANSACTION;
+}
+
+class Applier
+{
+public:
+	explicit Applier(Worker &worker)
+		: worker_(worker), region_(worker.region), inbox_(static_cast<size_t>(guc::applierWorkMemKb) * 1024),
+		  chain_(0, 0), apply_(region_)
+	{
+	}
+
+	void run()
+	{
+		open();
+		for (;;)
+		{
+			worker_.reloadSettings();
+			kafka::Consumer::Polled polled =
+				consumer_->poll(1000, 0, [&](kafka::Record &&record) { receive(std::move(record)); });
+			if (polled.fatal)
+				throw PgError(ERRCODE_DATA_EXCEPTION, "topic " + topic_ + " cannot be read on at offset " +
+														  std::to_string(nextOffset_) + ": " + *polled.fatal)
+					.hint("What lies between is not in the topic any more; nothing is skipped.");
+			if (polled.records > 0 || polled.atEnd)
+			{
+				trouble_.clear();
+				worker_.shared->caughtUp.store(polled.atEnd && inbox_.empty());
+			}
+			else if (polled.lastError)
+				trouble_ = *polled.lastError;
+			worker_.state(trouble_.empty() ? "" : "waiting for the broker: " + trouble_);
+			long pause = std::min(acknowledge(polled.records == 0), retryParked());
+			worker_.wait(polled.records > 0 ? 0 : pause);
+		}
+	}
+
+private:
+	struct Plan
+	{
+		const char *sql;
+		std::vector<Oid> types;
+		SPIPlanPtr plan = nullptr;
+	};
+
+	void open()
+	{
+		pgCall(
+			[]
+			{
+				auto set = [](const char *name, const char *value)
+				{ SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE); };
+				set("session_replication_role", "replica");
+				set("synchronous_commit", "off");
+				set("deadlock_timeout", "10ms"); // on a deadlock it is the applier that yields
+				set("plan_cache_mode", "force_generic_plan");
+			});
+		std::string brokers;
+		int64_t offset = kafka::kFromBeginning;
+		{
+			WorkerTransaction transaction;
+			spi::Rows peers = spi::query("SELECT kafka_brokers, link_origin FROM mrsync.region WHERE region_id = $1",
+										 {worker_.peer});
+			if (peers.empty() || !peers[0][1])
+				throw PgError(ERRCODE_UNDEFINED_OBJECT, "region " + worker_.peer + " is not known here");
+			brokers = *peers[0][0];
+			origin_ = static_cast<RepOriginId>(std::stoul(*peers[0][1]));
+			topic_ = std::string("mrsync.") + region_->group + "." + worker_.peer;
+			spi::Rows position =
+				spi::query("SELECT next_offset, incarnation, sequence, hlc::bigint, extract(epoch FROM committed_at)::text "
+						   "FROM mrsync.link_position WHERE source_region = $1",
+						   {worker_.peer});
+			if (!position.empty())
+			{
+				nextOffset_ = offset = std::stoll(*position[0][0]);
+				chain_ = SequenceChain(std::stoll(*position[0][1]), std::stoull(*position[0][2]));
+				highest_ = Hlc{std::stoll(*position[0][3])};
+				acknowledged_ = 0; // say it again: the peer may have missed it
+			}
+			worker_.shared->sequence.store(chain_.sequence());
+			worker_.shared->hlc.store(highest_.value);
+			transaction.commit();
+		}
+		originRegister(region_, origin_, worker_.peer);
+		pgCall([&] { version::setupOriginSession(origin_); });
+		pgCall(
+			[&]
+			{
+				eventContext_ = AllocSetContextCreate(TopMemoryContext, "mrsync event", ALLOCSET_DEFAULT_SIZES);
+			});
+		kafka::ConsumerConfig config;
+		config.brokers = brokers;
+		config.clientId = std::string("mrsync-") + region_->region;
+		config.topic = topic_;
+		consumer_ = std::make_unique<kafka::Consumer>(config, offset, worker_.wakeFd());
+	}
+
+	void receive(kafka::Record &&record)
+	{
+		auto decoded = decode(record.payload);
+		if (auto *error = std::get_if<DecodeError>(&decoded))
+			throw PgError(ERRCODE_DATA_CORRUPTED, "the record at offset " + std::to_string(record.offset) + " of topic " +
+													  topic_ + " is no event: " + error->message);
+		ChangeEvent &event = std::get<ChangeEvent>(decoded);
+		if (event.region != worker_.peer)
+			throw PgError(ERRCODE_DATA_CORRUPTED, "topic " + topic_ + " holds an event of region " + event.region);
+		switch (chain_.judge(event.tx))
+		{
+		case SequenceChain::Verdict::Next:
+			break;
+		case SequenceChain::Verdict::Duplicate:
+		case SequenceChain::Verdict::Stale:
+			return;
+		case SequenceChain::Verdict::Gap:
+			throw PgError(ERRCODE_DATA_EXCEPTION, "transactions of region " + worker_.peer + " are missing in topic " + topic_)
+				.detail("The record at offset " + std::to_string(record.offset) + " follows sequence " +
+						std::to_string(event.tx.previous) + ", but the last one applied here is " +
+						std::to_string(chain_.sequence()) + ".");
+		}
+		switch (gate_.judge(event.tx))
+		{
+		case TransactionGate::Verdict::Begin:
+			inbox_.clear();
+			break;
+		case TransactionGate::Verdict::Continue:
+			break;
+		case TransactionGate::Verdict::Ignore:
+			return;
+		case TransactionGate::Verdict::Broken:
+			throw PgError(ERRCODE_DATA_EXCEPTION, "a transaction of region " + worker_.peer + " is incomplete in topic " +
+													  topic_)
+				.detail("The record at offset " + std::to_string(record.offset) + " is event " +
+						std::to_string(event.tx.position) + " of its transaction; the one before it is missing.");
+		}
+		bool last = event.tx.last;
+		int64_t nextOffset = record.nextOffset;
+		inbox_.add(std::move(event), std::move(record.payload));
+		if (!last)
+			return;
+		waitForClock(inbox_.last().hlc);
+		clockAdopt(region_, inbox_.last().hlc);
+		applyUntilDone(nextOffset);
+		inbox_.clear();
+	}
+
+	// A stamp that is too far ahead is neither adopted nor applied: adopted, it would drive this region's clock away;
+	// applied but not adopted, a local write after it could be stamped below it (I11).
+	void waitForClock(Hlc hlc)
+	{
+		for (;;)
+		{
+			int64_t ahead = hlc.value - GetCurrentTimestamp();
+			int64_t allowed = static_cast<int64_t>(guc::maxClockSkewSeconds) * USECS_PER_SEC;
+			if (ahead <= allowed)
+				return;
+			worker_.state("waiting: the next transaction is stamped " + std::to_string(ahead / USECS_PER_SEC) +
+						  " s ahead of this server's clock (mrsync.max_clock_skew is " +
+						  std::to_string(guc::maxClockSkewSeconds) + " s)");
+			worker_.wait(std::min<int64_t>((ahead - allowed) / 1000 + 1, 1000));
+			worker_.reloadSettings();
+		}
+	}
+
+	void applyUntilDone(int64_t nextOffset)
+	{
+		bool oneByOne = false;
+		for (long pause = kRetryFirstMs;; pause = std::min(2 * pause, kRetryLongestMs))
+		{
+			try
+			{
+				applyOnce(nextOffset, oneByOne);
+				break;
+			}
+			catch (const PgError &error)
+			{
+				abort();
+				if (isRetryable(error))
+				{
+					if (pause > 500)
+						worker_.state("trying again: " + error.sqlStateText() + " " + error.message());
+					worker_.wait(pause);
+				}
+				else if (!oneByOne)
+					oneByOne = true;
+				else
+					throw;
+			}
+		}
+		const ChangeEvent &last = inbox_.last();
+		nextOffset_ = nextOffset;
+		chain_.applied(last.tx.sequence);
+		highest_ = std::max(highest_, last.hlc);
+		lastCommittedAt_ = last.committedAt;
+		WorkerShared *shared = worker_.shared;
+		shared->hlc.store(highest_.value, std::memory_order_relaxed);
+		shared->committedAt.store(last.committedAt, std::memory_order_relaxed);
+		shared->progressAt.store(GetCurrentTimestamp(), std::memory_order_relaxed);
+		shared->transactions.fetch_add(1, std::memory_order_relaxed);
+		shared->events.fetch_add(inbox_.count(), std::memory_order_relaxed);
+		shared->sequence.store(last.tx.sequence);
+	}
+
+	// One source transaction as one local transaction. oneByOne: an event that fails is parked, the others go on.
+	void applyOnce(int64_t nextOffset, bool oneByOne)
+	{
+		begin();
+		const SeenVector seen = inbox_.first().tx.seen.value_or(SeenVector{});
+		if (recordApplied(seen))
+			inbox_.forEach(
+				[&](const ChangeEvent &event)
+				{
+					if (oneByOne)
+						applyOrPark(event, seen);
+					else
+						apply_.event(event, seen);
+					MemoryContextReset(eventContext_);
+				});
+		recordPosition(nextOffset);
+		commit(inbox_.last().tx.sequence, inbox_.last().hlc);
+	}
+
+	void begin()
+	{
+		clockApplierMode(true);
+		pgCall(
+			[&]
+			{
+				replorigin_session_origin = origin_;
+				SetCurrentStatementStartTimestamp();
+				StartTransactionCommand();
+				PushActiveSnapshot(GetTransactionSnapshot());
+				if (SPI_connect() != SPI_OK_CONNECT)
+					elog(ERROR, "SPI_connect failed");
+				MemoryContextSwitchTo(eventContext_);
+				// a deferred trigger would run at commit, as a superuser instead of as the table's owner
+				ConstraintsSetStmt *immediate = makeNode(ConstraintsSetStmt);
+				AfterTriggerSetState(immediate);
+			});
+		apply_.sweep();
+	}
+
+	void commit(uint64_t sequence, Hlc hlc)
+	{
+		pgCall(
+			[&]
+			{
+				SPI_finish();
+				PopActiveSnapshot();
+				// only now: an abort before would have moved the origin (PostgreSQL 16 and later)
+				replorigin_session_origin_lsn = sequence;
+				replorigin_session_origin_timestamp = hlc.value;
+				CommitTransactionCommand();
+				replorigin_session_origin_lsn = InvalidXLogRecPtr;
+				replorigin_session_origin_timestamp = 0;
+				replorigin_session_origin = InvalidRepOriginId;
+				MemoryContextReset(eventContext_);
+			});
+		clockApplierMode(false);
+	}
+
+	void abort()
+	{
+		replorigin_session_origin_lsn = InvalidXLogRecPtr;
+		replorigin_session_origin_timestamp = 0;
+		AbortCurrentTransaction();
+		replorigin_session_origin = InvalidRepOriginId;
+		clockApplierMode(false);
+		MemoryContextReset(eventContext_);
+	}
+
+	void applyOrPark(const ChangeEvent &event, const SeenVector &seen)
+	{
+		ResourceOwner owner = CurrentResourceOwner;
+		pgCall([] { BeginInternalSubTransaction(nullptr); });
+		MemoryContextSwitchTo(eventContext_);
+		try
+		{
+			apply_.event(event, seen);
+			pgCall([] { ReleaseCurrentSubTransaction(); });
+			MemoryContextSwitchTo(eventContext_);
+			CurrentResourceOwner = owner;
+			return;
+		}
+		catch (const PgError &error)
+		{
+			pgCall([] { RollbackAndReleaseCurrentSubTransaction(); });
+			MemoryContextSwitchTo(eventContext_);
+			CurrentResourceOwner = owner;
+			if (isRetryable(error))
+				throw;
+			park(worker_.peer, event, seen, error);
+		}
+		worker_.shared->parked.fetch_add(1, std::memory_order_relaxed);
+	}
+
+	uint64_t execute(Plan &plan, Datum *values, const char *nulls)
+	{
+		return pgCall(
+			[&]() -> uint64_t
+			{
+				if (!plan.plan)
+				{
+					plan.plan = SPI_prepare(plan.sql, static_cast<int>(plan.types.size()), plan.types.data());
+					if (!plan.plan || SPI_keepplan(plan.plan) != 0)
+						elog(ERROR, "could not prepare: %s", plan.sql);
+				}
+				if (SPI_execute_plan(plan.plan, values, nulls, false, 0) < 0)
+					elog(ERROR, "could not execute: %s", plan.sql);
+				return SPI_processed;
+			});
+	}
+
+	Datum text(const std::string &value)
+	{
+		return pgCall([&] { return PointerGetDatum(cstring_to_text_with_len(value.data(), static_cast<int>(value.size()))); });
+	}
+
+	// False when the transaction has been applied before.
+	bool recordApplied(const SeenVector &seen)
+	{
+		Uuid first = inbox_.first().id;
+		Uuid last = inbox_.last().id;
+		Datum values[6] = {PointerGetDatum(first.bytes.data()),
+						   PointerGetDatum(last.bytes.data()),
+						   text(worker_.peer),
+						   Int64GetDatum(static_cast<int64>(inbox_.last().tx.sequence)),
+						   Int64GetDatum(inbox_.last().hlc.value),
+						   text(encodeSeen(seen))};
+		return execute(dedupPlan_, values, nullptr) == 1;
+	}
+
+	void recordPosition(int64_t nextOffset)
+	{
+		const ChangeEvent &last = inbox_.last();
+		Uuid id = last.id;
+		Datum values[8] = {text(worker_.peer),
+						   text(topic_),
+						   Int64GetDatum(nextOffset),
+						   Int64GetDatum(chain_.incarnation()),
+						   Int64GetDatum(static_cast<int64>(last.tx.sequence)),
+						   Int64GetDatum(std::max(highest_, last.hlc).value),
+						   PointerGetDatum(id.bytes.data()),
+						   TimestampTzGetDatum(last.committedAt)};
+		execute(positionPlan_, values, nullptr);
+	}
+
+	// Tells the source how far we are; at most every mrsync.ack_interval. Returns how long it can wait.
+	long acknowledge(bool idle)
+	{
+		uint64_t applied = chain_.sequence();
+		if (applied == acknowledged_ || applied == 0)
+			return 1000;
+		TimestampTz now = GetCurrentTimestamp();
+		long since = (now - acknowledgedAt_) / 1000;
+		if (since < guc::ackIntervalMs)
+			return guc::ackIntervalMs - since;
+		WorkerTransaction transaction;
+		int64_t lag = idle && worker_.shared->caughtUp.load() ? 0 : std::max<int64_t>(0, (now - lastCommittedAt_) / 1000);
+		spi::execute("INSERT INTO mrsync.acknowledgement AS a (region_id, source_region, hlc, sequence, event_id, "
+					 "committed_at, lag_ms) SELECT $1, $2, $3::mrsync.hlc, p.sequence, p.event_id, p.committed_at, "
+					 "$4::bigint FROM mrsync.link_position p WHERE p.source_region = $2 "
+					 "ON CONFLICT (region_id, source_region) DO UPDATE SET hlc = excluded.hlc, sequence = excluded.sequence, "
+					 "event_id = excluded.event_id, committed_at = excluded.committed_at, lag_ms = excluded.lag_ms",
+					 {std::string(region_->region), worker_.peer, toText(clockTick(region_)), std::to_string(lag)});
+		transaction.commit();
+		acknowledged_ = applied;
+		acknowledgedAt_ = now;
+		return 1000;
+	}
+
+	// Tries parked events again, each in a transaction of its own with its own stamp. Returns how long it can wait.
+	long retryParked()
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		if (now - retriedAt_ < USECS_PER_SEC)
+			return 1000;
+		retriedAt_ = now;
+		for (ParkedEvent &parked : parkedDue(worker_.peer))
+		{
+			const SeenVector seen = parked.event.tx.seen.value_or(SeenVector{});
+			try
+			{
+				begin();
+				apply_.event(parked.event, seen);
+				unpark(parked.id);
+				commit(InvalidXLogRecPtr, parked.event.hlc);
+			}
+			catch (const PgError &error)
+			{
+				abort();
+				parkedFailedAgain(parked.id, error);
+			}
+		}
+		return 1000;
+	}
+
+	Worker &worker_;
+	RegionShared *region_;
+	std::unique_ptr<kafka::Consumer> consumer_;
+	std::string topic_;
+	RepOriginId origin_ = InvalidRepOriginId;
+	int64_t nextOffset_ = 0;
+	Inbox inbox_;
+	SequenceChain chain_;
+	TransactionGate gate_;
+	Apply apply_;
+	Hlc highest_;
+	int64_t lastCommittedAt_ = 0;
+	uint64_t acknowledged_ = 0;
+	TimestampTz acknowledgedAt_ = 0;
+	TimestampTz retriedAt_ = 0;
+	std::string trouble_;
+	MemoryContext eventContext_ = nullptr;
+	Plan dedupPlan_{"INSERT INTO mrsync.applied_event (event_id, last_event_id, region_id, sequence, hlc, seen) "
+					"VALUES ($1, $2, $3, $4, $5::mrsync.hlc, $6) ON CONFLICT (event_id) DO NOTHING",
+					{UUIDOID, UUIDOID, TEXTOID, INT8OID, INT8OID, TEXTOID}};
+	Plan positionPlan_{
+		"INSERT INTO mrsync.link_position (source_region, topic, next_offset, incarnation, sequence, hlc, event_id, "
+		"committed_at, applied_at) VALUES ($1, $2, $3, $4, $5, $6::mrsync.hlc, $7, $8, clock_timestamp()) "
+		"ON CONFLICT (source_region) DO UPDATE SET topic = excluded.topic, next_offset = excluded.next_offset, "
+		"incarnation = excluded.incarnation, sequence = excluded.sequence, hlc = excluded.hlc, "
+		"event_id = excluded.event_id, committed_at = excluded.committed_at, applied_at = excluded.applied_at",
+		{TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID, UUIDOID, TIMESTAMPTZOID}};
+};
+
+} // namespace
+
+void applierRun(Worker &worker) { Applier(worker).run(); }
+
+} // namespace mrsync

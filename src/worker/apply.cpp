@@ -1,0 +1,185 @@
+#include "worker/apply.h"
+
+#include "core/codec.h"
+#include "core/ids.h"
+#include "pg/clock.h"
+#include "pg/guard.h"
+#include "pg/spi.h"
+#include "worker/tombstones.h"
+
+namespace mrsync
+{
+
+void Apply::event(const ChangeEvent &event, const SeenVector &seen)
+{
+	switch (event.operation)
+	{
+	case Operation::Insert:
+	case Operation::Update:
+	case Operation::Delete:
+		row(event, seen);
+		return;
+	case Operation::Truncate:
+		truncate(event);
+		return;
+	case Operation::Ddl:
+		break;
+	}
+	throw PgError(ERRCODE_FEATURE_NOT_SUPPORTED,
+				  std::string("this version of mrsync cannot apply ") + toText(event.operation) + " events");
+}
+
+void Apply::relate(LocalState &local, const ChangeEvent &event, const SeenVector &seen) const
+{
+	const Version &version = local.version;
+	if (version.hlc.value == 0 || version.region == event.region)
+	{
+		// its own earlier write; or one older than anything that is known
+		local.seenByIncoming = true;
+		return;
+	}
+	auto entry = seen.find(version.region);
+	local.seenByIncoming = entry != seen.end() && version.hlc <= entry->second.hlc;
+	if (local.seenByIncoming || version.region == region_->region || version < Version{event.hlc, event.region})
+		return;
+	// A third region's version that wins: had its writer seen the event? Then nothing is in conflict.
+	spi::Rows rows = spi::query("SELECT seen FROM mrsync.applied_event WHERE region_id = $1 AND hlc = $2::mrsync.hlc",
+								{version.region, toText(version.hlc)});
+	for (const spi::Row &row : rows)
+	{
+		auto decoded = row[0] ? decodeSeen(*row[0]) : std::variant<SeenVector, DecodeError>(SeenVector{});
+		if (auto *vector = std::get_if<SeenVector>(&decoded))
+		{
+			auto of = vector->find(event.region);
+			local.sawIncoming |= of != vector->end() && of->second.sequence >= event.tx.sequence;
+		}
+	}
+}
+
+// What is here where there is no row.
+LocalState Apply::deleted(Target &target, const ChangeEvent &event, const SeenVector &seen, const std::string &pkText)
+{
+	LocalState local;
+	Deletion deletion = newestDeletion(region_, target, pkText);
+	if (deletion.found && (!deletion.mine || deletion.version > Version{event.hlc, event.region}))
+	{
+		local.kind = LocalKind::Tombstone;
+		local.version = deletion.version;
+		relate(local, event, seen);
+	}
+	else if (deletion.mine)
+	{
+		local.kind = LocalKind::Tombstone;
+		local.sameTransaction = true;
+	}
+	return local;
+}
+
+void Apply::row(const ChangeEvent &event, const SeenVector &seen)
+{
+	if (!event.pk || (event.operation == Operation::Delete ? !event.before : !event.after))
+		throw PgError(ERRCODE_DATA_CORRUPTED, "the event has no key or no image");
+	Target *target = &targets_.byName(event.table);
+	if (target->isPartitioned)
+		target = &targets_.byOid(target->partitionFor(*event.pk));
+	const Version incoming{event.hlc, event.region};
+	const std::string pkText = encodeImage(*event.pk);
+
+	for (;;)
+	{
+		LocalState local;
+		HeldRow held = target->hold(*event.pk);
+		if (held.found)
+		{
+			XidVersion version = versionOf(region_, held.xmin);
+			local.kind = LocalKind::Live;
+			local.sameTransaction = version.mine;
+			if (!version.mine)
+			{
+				local.version = Version{version.hlc, version.region};
+				relate(local, event, seen);
+			}
+		}
+		else if (event.operation != Operation::Insert)
+			local = deleted(*target, event, seen, pkText);
+
+		Decision decision = resolve(local, event.operation, incoming);
+		std::optional<Image> localImage;
+		if (decision.conflict != ConflictType::None && held.found)
+			localImage = target->heldImage();
+
+		switch (decision.action)
+		{
+		case Action::Insert:
+			if (!target->insert(*event.after))
+				continue; // somebody was faster: there is a row now
+			{
+				// The key is ours from here on. Whoever deleted it before has committed by now: look once more.
+				LocalState before = deleted(*target, event, seen, pkText);
+				if (before.kind == LocalKind::Tombstone && !before.sameTransaction)
+				{
+					decision = resolve(before, event.operation, incoming);
+					local = before;
+					if (decision.action != Action::Insert)
+						target->takeBack(target->hold(*event.pk));
+				}
+			}
+			break;
+		case Action::Overwrite:
+			target->update(held, *event.after);
+			break;
+		case Action::Delete:
+			target->remove(held);
+			break;
+		case Action::RememberDelete:
+			rememberDeletion(*target, pkText);
+			break;
+		case Action::Keep:
+			break;
+		}
+		if (decision.conflict != ConflictType::None)
+			log(event, pkText, local, decision, localImage);
+		return;
+	}
+}
+
+void Apply::truncate(const ChangeEvent &event)
+{
+	Target &target = targets_.byName(event.table);
+	// Users who write now have not seen the truncation, and may have stamps below it. New writers are stamped above it.
+	target.waitForWriters();
+	rememberTruncation(target.relation);
+	target.removeOlder(event.hlc, event.region);
+}
+
+void Apply::log(const ChangeEvent &event, const std::string &pkText, const LocalState &local, const Decision &decision,
+				const std::optional<Image> &localImage)
+{
+	using spi::Value;
+	struct Side
+	{
+		Value eventId, region, hlc, image;
+	};
+	auto imageText = [](const std::optional<Image> &image) -> Value
+	{ return image ? Value(encodeImage(*image)) : std::nullopt; };
+	Side incoming{toText(event.id), event.region, toText(event.hlc), imageText(event.after)};
+	Side here{std::nullopt, std::nullopt, std::nullopt, imageText(localImage)};
+	const Version &version = local.version;
+	if (local.kind != LocalKind::Absent)
+	{
+		here.region = version.region;
+		here.hlc = toText(version.hlc);
+	}
+	const Side &a = decision.incomingWins ? here : incoming;
+	const Side &b = decision.incomingWins ? incoming : here;
+	Uuid id = conflictId(event.table, pkText, event.hlc, event.region, version.hlc, version.region);
+	spi::execute("INSERT INTO mrsync.conflict_log (conflict_id, conflict_type, table_name, row_pk, event_id_a, event_id_b, "
+				 "region_a, region_b, hlc_a, hlc_b, image_a, image_b, result, resolution_strategy, winner_region, "
+				 "winner_event_id) VALUES ($1::uuid, $2, $3, $4::jsonb, $5::uuid, $6::uuid, $7, $8, $9::mrsync.hlc, "
+				 "$10::mrsync.hlc, $11::jsonb, $12::jsonb, $12::jsonb, 'last_writer_wins', $8, $6::uuid) "
+				 "ON CONFLICT (conflict_id) DO NOTHING",
+				 {toText(id), toText(decision.conflict), event.table, pkText, a.eventId, b.eventId, a.region, b.region,
+				  a.hlc, b.hlc, a.image, b.image});
+}
+
+} // namespace mrsync

@@ -1,0 +1,37 @@
+// Applies one event inside the transaction at hand: occupy the key, then decide, then write (I12).
+//
+// Asks the resolver and executes its answer; logs the conflict if there is one. An expected outcome is never an
+// exception; what is thrown means that this event could not be applied, and the (sub)transaction is to be aborted.
+#pragma once
+
+#include "core/event.h"
+#include "core/resolver.h"
+#include "pg/shmem.h"
+#include "worker/target.h"
+
+namespace mrsync
+{
+
+class Apply
+{
+public:
+	explicit Apply(RegionShared *region) : region_(region) {}
+
+	// Between transactions.
+	void sweep() { targets_.sweep(); }
+	// seen: of the event's transaction.
+	void event(const ChangeEvent &event, const SeenVector &seen);
+
+private:
+	void row(const ChangeEvent &event, const SeenVector &seen);
+	void truncate(const ChangeEvent &event);
+	void relate(LocalState &local, const ChangeEvent &event, const SeenVector &seen) const;
+	LocalState deleted(Target &target, const ChangeEvent &event, const SeenVector &seen, const std::string &pkText);
+	void log(const ChangeEvent &event, const std::string &pkText, const LocalState &local, const Decision &decision,
+			 const std::optional<Image> &localImage);
+
+	RegionShared *region_;
+	TargetCache targets_;
+};
+
+} // namespace mrsync

@@ -1,0 +1,292 @@
+// The extractor: decodes the region's permanent slot in its own process and produces the events to the region's topics.
+//
+// Invariants: an LSN is confirmed to the slot only when every event before it is acknowledged by the broker and what was
+// `seen` by then is stored (I2, I8); nothing of a user's transaction ever waits for it (I4): a full queue stops the
+// decoding, WAL stays on disk. Memory is bounded by the producer's queue and logical_decoding_work_mem.
+// Every start is a new incarnation. What is decoded again after a crash has the same ids and sequences.
+#include "core/codec.h"
+#include "core/ledger.h"
+#include "kafka/producer.h"
+
+#include "pg/catalog.h"
+#include "pg/clock.h"
+#include "pg/guard.h"
+#include "pg/guc.h"
+#include "pg/spi.h"
+#include "plugin/host.h"
+#include "worker/worker.h"
+
+#include <cstring>
+
+extern "C"
+{
+#include "access/xlogreader.h"
+#include "access/xlogutils.h"
+#include "replication/decode.h"
+#include "replication/logical.h"
+#include "replication/slot.h"
+#include "utils/inval.h"
+}
+
+namespace mrsync
+{
+
+namespace
+{
+
+// How often the slot's position is moved. Shorter writes more WAL, longer decodes more again after a crash.
+constexpr int64_t kConfirmInterval = 500 * 1000;
+// Records decoded between two looks at the broker's answers.
+constexpr int kRecordsPerRound = 512;
+
+// Like read_local_xlog_page, but says "not yet" instead of sleeping: the caller waits on its latch.
+int pageRead(XLogReaderState *state, XLogRecPtr page, int length, XLogRecPtr, char *buffer)
+{
+	TimeLineID current;
+	XLogRecPtr flushed = version::flushedUpTo(&current);
+	if (page + length > flushed)
+		return -1;
+	XLogReadDetermineTimeline(state, page, length, current);
+	XLogRecPtr end = state->currTLI == current ? flushed : state->currTLIValidUntil;
+	int count = page + XLOG_BLCKSZ <= end ? XLOG_BLCKSZ : static_cast<int>(end - page);
+	WALReadError error;
+	if (!WALRead(state, buffer, page, XLOG_BLCKSZ, state->currTLI, &error))
+		WALReadRaiseError(&error);
+	return count;
+}
+
+class Extractor : public PluginHost
+{
+public:
+	explicit Extractor(Worker &worker) : worker_(worker), region_(worker.region) {}
+
+	void run()
+	{
+		open();
+		for (;;)
+		{
+			worker_.reloadSettings();
+			bool more = decode();
+			serve();
+			checkpoint();
+			if (!more)
+				// without a commit nothing wakes us: the time-out is for checkpoints and for WAL of other databases
+				worker_.wait(pending_ ? 100 : 1000);
+			else
+				worker_.wait(0);
+		}
+	}
+
+	void event(AckLedger::Topic topic, std::string &&json, uint64_t) override
+	{
+		size_t offset = 0;
+		while (!producer_->tryProduce(topic, json, offset))
+		{
+			serve();
+			if (!full_)
+				fullSince_ = GetCurrentTimestamp();
+			full_ = true;
+			worker_.wait(100);
+			describe();
+		}
+		full_ = false;
+		ledger_.sent(topic);
+		++sent_;
+		worker_.shared->events.fetch_add(1, std::memory_order_relaxed);
+	}
+
+private:
+	struct Checkpoint
+	{
+		XLogRecPtr lsn;
+		uint64_t sequence;
+		std::string seen;
+	};
+
+	void open()
+	{
+		std::string brokers;
+		{
+			WorkerTransaction transaction;
+			spi::Rows rows = spi::query("UPDATE mrsync.extractor_position SET incarnation = incarnation + 1 "
+										"RETURNING incarnation, sequence, seen");
+			spi::Rows local = spi::query("SELECT kafka_brokers FROM mrsync.region WHERE is_local");
+			if (rows.empty() || local.empty())
+				throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the region's catalog rows are missing");
+			incarnation = std::stoll(*rows[0][0]);
+			sequence = std::stoull(*rows[0][1]);
+			stored_ = Checkpoint{InvalidXLogRecPtr, sequence, *rows[0][2]};
+			auto decoded = decodeSeen(stored_.seen);
+			if (auto *error = std::get_if<DecodeError>(&decoded))
+				throw PgError(ERRCODE_DATA_CORRUPTED, "mrsync.extractor_position.seen is damaged").detail(error->message);
+			seen = std::get<SeenVector>(std::move(decoded));
+			brokers = *local[0][0];
+			transaction.commit();
+		}
+		std::string topic = std::string("mrsync.") + region_->group + "." + region_->region;
+		kafka::ProducerConfig config;
+		config.brokers = brokers;
+		config.clientId = std::string("mrsync-") + region_->region;
+		config.topics = {topic, topic + ".control"};
+		config.queueBytes = static_cast<size_t>(guc::producerQueueMb) * 1024 * 1024;
+		producer_ = std::make_unique<kafka::Producer>(config, worker_.wakeFd());
+		worker_.shared->sequence.store(sequence);
+
+		pluginHostSet(this);
+		pgCall(
+			[&]
+			{
+				char slot[NAMEDATALEN];
+				slotName(MyDatabaseId, slot);
+				version::acquireSlot(slot);
+				if (MyReplicationSlot->data.restart_lsn == InvalidXLogRecPtr)
+					ereport(ERROR,
+							(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+							 errmsg("replication slot \"%s\" has been invalidated: WAL that it needs is gone", slot),
+							 errdetail("max_slot_wal_keep_size was exceeded while the events could not be sent.")));
+				// In a transaction, so that this process keeps an ordinary xmin for its own ones.
+				StartTransactionCommand();
+				MemoryContext former = MemoryContextSwitchTo(TopMemoryContext);
+				XLogReaderRoutine routine;
+				memset(&routine, 0, sizeof routine);
+				routine.page_read = pageRead;
+				routine.segment_open = wal_segment_open;
+				routine.segment_close = wal_segment_close;
+				auto nothing = [](LogicalDecodingContext *, XLogRecPtr, TransactionId, bool) {};
+				context_ = CreateDecodingContext(InvalidXLogRecPtr, NIL, false, &routine, nothing, nothing, nullptr);
+				MemoryContextSwitchTo(former);
+				CommitTransactionCommand();
+				// What was cached until now is the present; decoding looks at the past. Our own transactions between
+				// two records touch mrsync's tables only, whose definitions do not change under a running worker.
+				InvalidateSystemCaches();
+				XLogBeginRead(context_->reader, MyReplicationSlot->data.restart_lsn);
+				before_shmem_exit([](int, Datum region)
+								  { reinterpret_cast<RegionShared *>(region)->extractorLatch.store(nullptr); },
+								  PointerGetDatum(region_));
+			});
+		region_->extractorLatch.store(MyLatch);
+	}
+
+	// Decodes what is there, some records at a time. True when there may be more.
+	bool decode()
+	{
+		uint64_t wanted = region_->lastCommitEnd.load();
+		bool more = pgCall(
+			[&]() -> bool
+			{
+				// a commit with synchronous_commit = off wakes us before its WAL is flushed
+				if (wanted > version::flushedUpTo(nullptr))
+					XLogFlush(wanted);
+				XLogReaderState *reader = context_->reader;
+				for (int i = 0; i < kRecordsPerRound; ++i)
+				{
+					char *error = nullptr;
+					XLogRecord *record = XLogReadRecord(reader, &error);
+					if (!record)
+					{
+						if (error)
+							elog(ERROR, "could not read WAL at %X/%X: %s", static_cast<uint32>(reader->EndRecPtr >> 32),
+								 static_cast<uint32>(reader->EndRecPtr), error);
+						return false;
+					}
+					uint64_t before = sequence;
+					uint64_t sentBefore = sent_;
+					LogicalDecodingProcessRecord(context_, reader);
+					if (sent_ != sentBefore)
+						ledger_.commit(reader->EndRecPtr, sequence);
+					if (sequence != before)
+						produced();
+				}
+				return true;
+			});
+		region_->decodedEnd.store(context_->reader->EndRecPtr);
+		if (region_->waiters.load() > 0)
+			ConditionVariableBroadcast(&region_->acks);
+		return more;
+	}
+
+	void produced()
+	{
+		WorkerShared *shared = worker_.shared;
+		shared->progressAt.store(GetCurrentTimestamp(), std::memory_order_relaxed);
+		shared->transactions.fetch_add(1, std::memory_order_relaxed);
+		shared->sequence.store(sequence);
+	}
+
+	void serve()
+	{
+		kafka::Producer::Served served = producer_->serve(0);
+		for (int topic = 0; topic < 2; ++topic)
+			for (uint64_t i = 0; i < served.acked[topic]; ++i)
+				ledger_.acked(static_cast<AckLedger::Topic>(topic));
+		if (served.acked[0] + served.acked[1] > 0)
+			trouble_.clear();
+		else if (served.lastError)
+			trouble_ = *served.lastError;
+		if (served.fatal)
+			throw PgError(ERRCODE_CONNECTION_FAILURE, "the Kafka producer failed: " + *served.fatal);
+		acknowledged_ = ledger_.confirm();
+		region_->ackedSequence.store(acknowledged_.sequence);
+		describe();
+	}
+
+	void describe()
+	{
+		if (ledger_.drained())
+			worker_.state("");
+		else if (full_ && GetCurrentTimestamp() - fullSince_ > USECS_PER_SEC)
+			worker_.state("waiting: the broker does not take events" + (trouble_.empty() ? "" : ": " + trouble_));
+		else if (!trouble_.empty())
+			worker_.state("waiting: the broker does not acknowledge: " + trouble_);
+	}
+
+	// Confirms to the slot in steps: note where we are, wait until all before it is acknowledged, store `seen`, confirm.
+	void checkpoint()
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		if (!pending_ && now - checkedAt_ >= kConfirmInterval && context_->reader->EndRecPtr > stored_.lsn)
+		{
+			pending_ = Checkpoint{context_->reader->EndRecPtr, sequence, encodeSeen(seen)};
+			ledger_.commit(pending_->lsn, sequence);
+			acknowledged_ = ledger_.confirm();
+		}
+		if (!pending_ || acknowledged_.endLsn < pending_->lsn)
+			return;
+		if (pending_->sequence != stored_.sequence || pending_->seen != stored_.seen)
+		{
+			WorkerTransaction transaction;
+			spi::execute("UPDATE mrsync.extractor_position SET sequence = $1::bigint, seen = $2",
+						 {std::to_string(pending_->sequence), pending_->seen});
+			transaction.commit();
+		}
+		pgCall(
+			[&]
+			{
+				LogicalConfirmReceivedLocation(pending_->lsn);
+				ReplicationSlotMarkDirty();
+			});
+		stored_ = std::move(*pending_);
+		pending_.reset();
+		checkedAt_ = now;
+	}
+
+	Worker &worker_;
+	RegionShared *region_;
+	std::unique_ptr<kafka::Producer> producer_;
+	LogicalDecodingContext *context_ = nullptr;
+	AckLedger ledger_;
+	AckLedger::Confirmed acknowledged_;
+	Checkpoint stored_;
+	std::optional<Checkpoint> pending_;
+	TimestampTz checkedAt_ = 0;
+	uint64_t sent_ = 0; // events handed to the producer
+	bool full_ = false;
+	TimestampTz fullSince_ = 0;
+	std::string trouble_;
+};
+
+} // namespace
+
+void extractorRun(Worker &worker) { Extractor(worker).run(); }
+
+} // namespace mrsync

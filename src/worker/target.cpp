@@ -1,0 +1,561 @@
+#include "worker/target.h"
+
+#include "pg/catalog.h"
+#include "pg/guard.h"
+
+#include <cstring>
+#include <set>
+
+extern "C"
+{
+#include "access/heapam.h"
+#include "access/tableam.h"
+#include "catalog/partition.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "executor/execPartition.h"
+#include "executor/executor.h"
+#include "nodes/makefuncs.h"
+#include "storage/lmgr.h"
+#include "utils/inval.h"
+#include "utils/fmgroids.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+}
+
+namespace mrsync
+{
+
+namespace
+{
+
+// Changes of relations' definitions since the last sweep.
+bool invalidateAll = false;
+std::set<Oid> *invalidated = nullptr;
+
+// Acts as the table's owner. Nothing in here can fail; an abort in between puts the superuser back by itself.
+class AsOwner
+{
+public:
+	explicit AsOwner(Oid owner)
+	{
+		GetUserIdAndSecContext(&user_, &context_);
+		SetUserIdAndSecContext(owner, context_ | SECURITY_RESTRICTED_OPERATION | SECURITY_LOCAL_USERID_CHANGE);
+	}
+	~AsOwner() { SetUserIdAndSecContext(user_, context_); }
+	AsOwner(const AsOwner &) = delete;
+	AsOwner &operator=(const AsOwner &) = delete;
+
+private:
+	Oid user_;
+	int context_;
+};
+
+bool equalMeansSameText(Oid type)
+{
+	switch (type)
+	{
+	case INT2OID:
+	case INT4OID:
+	case INT8OID:
+	case OIDOID:
+	case BOOLOID:
+	case UUIDOID:
+	case TEXTOID:
+	case VARCHAROID:
+	case BYTEAOID:
+	case DATEOID:
+	case TIMESTAMPOID:
+	case TIMESTAMPTZOID:
+		return true;
+	default:
+		return false;
+	}
+}
+
+std::string quoted(const std::string &identifier) { return quote_identifier(identifier.c_str()); }
+
+// With the lock on the relation held: is what we know of it still so?
+void checkStillValid(Oid relation)
+{
+	if (invalidateAll || invalidated->count(relation) > 0)
+		throw PgError(ERRCODE_T_R_SERIALIZATION_FAILURE, "the definition of a table changed while it was written to");
+}
+
+SPIPlanPtr prepare(const std::string &sql, const std::vector<Oid> &types)
+{
+	return pgCall(
+		[&]
+		{
+			SPIPlanPtr plan =
+				SPI_prepare(sql.c_str(), static_cast<int>(types.size()), const_cast<Oid *>(types.data()));
+			if (!plan)
+				elog(ERROR, "could not prepare (%s): %s", SPI_result_code_string(SPI_result), sql.c_str());
+			if (SPI_keepplan(plan) != 0)
+				elog(ERROR, "could not keep a plan");
+			return plan;
+		});
+}
+
+} // namespace
+
+Target::~Target()
+{
+	// SPI_freeplan and context deletion do not ereport
+	for (SPIPlanPtr plan : {insertPlan_, updatePlan_, removePlan_, removeOlderPlan_})
+		if (plan)
+			SPI_freeplan(plan);
+	if (context_)
+		MemoryContextDelete(context_);
+}
+
+const TargetColumn *Target::column(const std::string &wanted) const
+{
+	for (const TargetColumn &column : columns_)
+		if (column.name == wanted)
+			return &column;
+	return nullptr;
+}
+
+void Target::describe(Relation rel)
+{
+	relation = RelationGetRelid(rel);
+	isPartitioned = rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	owner_ = rel->rd_rel->relowner;
+	name = pgCall(
+		[&]
+		{
+			return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+											  RelationGetRelationName(rel));
+		});
+	const KeyInfo &key = keyInfo(rel);
+	TupleDesc desc = RelationGetDescr(rel);
+	pgCall(
+		[&]
+		{
+			context_ = AllocSetContextCreate(TopMemoryContext, "mrsync target", ALLOCSET_SMALL_SIZES);
+			MemoryContext former = MemoryContextSwitchTo(context_);
+			TupleDesc copy = CreateTupleDescCopy(desc);
+			searchSlot_ = MakeSingleTupleTableSlot(copy, &TTSOpsVirtual);
+			if (!isPartitioned)
+				foundSlot_ = MakeSingleTupleTableSlot(copy, table_slot_callbacks(rel));
+			keyValues_ = static_cast<Datum *>(palloc0(sizeof(Datum) * key.count));
+			MemoryContextSwitchTo(former);
+		});
+	for (int i = 0; i < desc->natts; ++i)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+		if (attribute->attisdropped)
+			continue;
+		TargetColumn column{};
+		column.name = NameStr(attribute->attname);
+		column.attnum = attribute->attnum;
+		column.type = attribute->atttypid;
+		column.typmod = attribute->atttypmod;
+		column.isGenerated = attribute->attgenerated != '\0';
+		for (int k = 0; k < key.count; ++k)
+			if (key.columns[k].attnum == column.attnum)
+				column.isFixedKey = equalMeansSameText(column.type);
+		pgCall(
+			[&]
+			{
+				Oid function;
+				bool isVarlena;
+				getTypeInputInfo(column.type, &function, &column.inputParameter);
+				fmgr_info_cxt(function, &column.input, context_);
+				getTypeOutputInfo(column.type, &function, &isVarlena);
+				fmgr_info_cxt(function, &column.output, context_);
+			});
+		columns_.push_back(std::move(column));
+	}
+	valid_ = true;
+}
+
+Oid Target::partitionFor(const Image &pk)
+{
+	AsOwner owner(owner_);
+	Relation rel = pgCall([&] { return table_open(relation, RowExclusiveLock); });
+	checkStillValid(relation);
+	const KeyInfo &key = keyInfo(rel);
+	keyFromImage(key, pk, keyValues_);
+	return pgCall(
+		[&]
+		{
+			ExecClearTuple(searchSlot_);
+			memset(searchSlot_->tts_isnull, true, searchSlot_->tts_tupleDescriptor->natts);
+			for (int i = 0; i < key.count; ++i)
+			{
+				searchSlot_->tts_values[key.columns[i].attnum - 1] = keyValues_[i];
+				searchSlot_->tts_isnull[key.columns[i].attnum - 1] = false;
+			}
+			ExecStoreVirtualTuple(searchSlot_);
+			EState *estate = CreateExecutorState();
+			ResultRelInfo *rootInfo = makeNode(ResultRelInfo);
+			InitResultRelInfo(rootInfo, rel, 1, nullptr, 0);
+			ModifyTableState *state = makeNode(ModifyTableState);
+			state->ps.state = estate;
+			state->operation = CMD_INSERT;
+			state->resultRelInfo = rootInfo;
+			state->rootResultRelInfo = rootInfo;
+			PartitionTupleRouting *routing = ExecSetupPartitionTupleRouting(estate, rel);
+			ResultRelInfo *leaf = ExecFindPartition(state, rootInfo, routing, searchSlot_, estate);
+			Oid found = RelationGetRelid(leaf->ri_RelationDesc);
+			ExecCleanupTupleRouting(state, routing);
+			FreeExecutorState(estate);
+			ExecClearTuple(searchSlot_);
+			table_close(rel, NoLock);
+			return found;
+		});
+}
+
+HeldRow Target::hold(const Image &pk)
+{
+	AsOwner owner(owner_);
+	Relation rel = pgCall([&] { return table_open(relation, RowExclusiveLock); });
+	checkStillValid(relation);
+	const KeyInfo &key = keyInfo(rel);
+	keyFromImage(key, pk, keyValues_);
+	return pgCall(
+		[&]
+		{
+			HeldRow held{};
+			ExecClearTuple(searchSlot_);
+			memset(searchSlot_->tts_isnull, true, searchSlot_->tts_tupleDescriptor->natts);
+			for (int i = 0; i < key.count; ++i)
+			{
+				searchSlot_->tts_values[key.columns[i].attnum - 1] = keyValues_[i];
+				searchSlot_->tts_isnull[key.columns[i].attnum - 1] = false;
+			}
+			ExecStoreVirtualTuple(searchSlot_);
+			held.found =
+				RelationFindReplTupleByIndex(rel, key.index, LockTupleNoKeyExclusive, searchSlot_, foundSlot_);
+			if (held.found)
+			{
+				bool isNull;
+				held.tid = foundSlot_->tts_tid;
+				held.xmin =
+					DatumGetTransactionId(slot_getsysattr(foundSlot_, MinTransactionIdAttributeNumber, &isNull));
+			}
+			table_close(rel, NoLock);
+			return held;
+		});
+}
+
+Image Target::heldImage()
+{
+	Image image;
+	for (TargetColumn &column : columns_)
+	{
+		const char *text = pgCall(
+			[&]() -> const char *
+			{
+				bool isNull;
+				Datum value = slot_getattr(foundSlot_, column.attnum, &isNull);
+				return isNull ? nullptr : OutputFunctionCall(&column.output, value);
+			});
+		image.push_back(Column{column.name, text ? std::optional<std::string>(text) : std::nullopt});
+	}
+	return image;
+}
+
+uint64_t Target::heldKeyHash()
+{
+	return pgCall(
+		[&]
+		{
+			Relation rel = table_open(relation, NoLock);
+			uint64_t hash = keyHash(keyInfoUnguarded(rel), keyValues_);
+			table_close(rel, NoLock);
+			return hash;
+		});
+}
+
+bool Target::heldKeyEquals(const std::string &pkText)
+{
+	Relation rel = pgCall([&] { return table_open(relation, NoLock); });
+	const KeyInfo &key = keyInfo(rel);
+	std::vector<Datum> other(key.count);
+	keyFromText(key, pkText, other.data());
+	return pgCall(
+		[&]
+		{
+			table_close(rel, NoLock);
+			return keyEqual(key, keyValues_, other.data());
+		});
+}
+
+void Target::plansFor(const Image &row)
+{
+	bool same = insertPlan_ && planColumns_.size() == row.size();
+	for (size_t i = 0; same && i < row.size(); ++i)
+		same = planColumns_[i] == row[i].name;
+	if (same)
+		return;
+	for (SPIPlanPtr *plan : {&insertPlan_, &updatePlan_})
+	{
+		if (*plan)
+			SPI_freeplan(*plan);
+		*plan = nullptr;
+	}
+	planColumns_.clear();
+	insertColumns_.clear();
+
+	std::string names, parameters, assignments, conflict;
+	std::vector<Oid> types;
+	for (const Column &value : row)
+	{
+		const TargetColumn *column = this->column(value.name);
+		if (!column)
+			throw PgError(ERRCODE_UNDEFINED_COLUMN,
+						  "column " + quoted(value.name) + " of " + name + " does not exist in this region")
+				.hint("Add the column here; the event is tried again by itself.");
+		insertColumns_.push_back(column->isGenerated ? nullptr : column);
+		planColumns_.push_back(value.name);
+		types.push_back(column->type);
+		if (column->isGenerated)
+			continue;
+		std::string parameter = "$" + std::to_string(types.size());
+		names += (names.empty() ? "" : ", ") + quoted(value.name);
+		parameters += (parameters.empty() ? "" : ", ") + parameter;
+		if (!column->isFixedKey)
+			assignments += (assignments.empty() ? "" : ", ") + quoted(value.name) + " = " + parameter;
+	}
+	Relation rel = pgCall([&] { return table_open(relation, NoLock); });
+	const KeyInfo &key = keyInfo(rel);
+	for (int i = 0; i < key.count; ++i)
+		conflict += (i ? ", " : "") + quoted(NameStr(key.columns[i].name));
+	pgCall([&] { table_close(rel, NoLock); });
+	AsOwner owner(owner_);
+	insertPlan_ = prepare("INSERT INTO " + name + " (" + names + ") OVERRIDING SYSTEM VALUE VALUES (" + parameters +
+							  ") ON CONFLICT (" + conflict + ") DO NOTHING",
+						  types);
+	types.push_back(TIDOID);
+	// a table of nothing but its key: the row is rewritten as it is, for its version
+	if (assignments.empty())
+		assignments = quoted(NameStr(key.columns[0].name)) + " = " + quoted(NameStr(key.columns[0].name));
+	updatePlan_ = prepare("UPDATE ONLY " + name + " SET " + assignments + " WHERE ctid = $" +
+							  std::to_string(types.size()),
+						  types);
+}
+
+void Target::execute(SPIPlanPtr plan, Datum *values, char *nulls, int expected, uint64_t &processed)
+{
+	processed = pgCall(
+		[&]() -> uint64_t
+		{
+			int result = SPI_execute_plan(plan, values, nulls, false, 0);
+			if (result != expected)
+				elog(ERROR, "SPI failed on %s: %s", name.c_str(), SPI_result_code_string(result));
+			return SPI_processed;
+		});
+}
+
+namespace
+{
+
+// The values of a row for its plan; with room for one more parameter.
+struct Parameters
+{
+	Datum *values;
+	char *nulls;
+};
+
+Parameters parametersOf(const Image &row, const std::vector<const TargetColumn *> &columns)
+{
+	return pgCall(
+		[&]
+		{
+			Parameters parameters;
+			parameters.values = static_cast<Datum *>(palloc0(sizeof(Datum) * (row.size() + 1)));
+			parameters.nulls = static_cast<char *>(palloc(row.size() + 2));
+			for (size_t i = 0; i < row.size(); ++i)
+			{
+				const TargetColumn *column = columns[i];
+				const std::optional<std::string> &text = row[i].value;
+				parameters.nulls[i] = text && column ? ' ' : 'n';
+				if (column) // a domain's input function checks NULL, too
+					parameters.values[i] =
+						InputFunctionCall(const_cast<FmgrInfo *>(&column->input),
+										  text ? const_cast<char *>(text->c_str()) : nullptr, column->inputParameter,
+										  column->typmod);
+			}
+			parameters.nulls[row.size()] = ' ';
+			parameters.nulls[row.size() + 1] = '\0';
+			return parameters;
+		});
+}
+
+} // namespace
+
+bool Target::insert(const Image &row)
+{
+	plansFor(row);
+	AsOwner owner(owner_);
+	Parameters parameters = parametersOf(row, insertColumns_);
+	uint64_t processed;
+	execute(insertPlan_, parameters.values, parameters.nulls, SPI_OK_INSERT, processed);
+	return processed == 1;
+}
+
+void Target::update(const HeldRow &held, const Image &row)
+{
+	plansFor(row);
+	AsOwner owner(owner_);
+	Parameters parameters = parametersOf(row, insertColumns_);
+	ItemPointerData tid = held.tid;
+	parameters.values[row.size()] = PointerGetDatum(&tid);
+	uint64_t processed;
+	execute(updatePlan_, parameters.values, parameters.nulls, SPI_OK_UPDATE, processed);
+	if (processed != 1)
+		throw PgError(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION, "a trigger of " + name + " kept a row from being updated");
+}
+
+void Target::remove(const HeldRow &held)
+{
+	if (!removePlan_)
+		removePlan_ = prepare("DELETE FROM ONLY " + name + " WHERE ctid = $1", {TIDOID});
+	AsOwner owner(owner_);
+	ItemPointerData tid = held.tid;
+	Datum value = PointerGetDatum(&tid);
+	uint64_t processed;
+	execute(removePlan_, &value, nullptr, SPI_OK_DELETE, processed);
+	if (processed != 1)
+		throw PgError(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION, "a trigger of " + name + " kept a row from being deleted");
+}
+
+void Target::takeBack(const HeldRow &held)
+{
+	pgCall(
+		[&]
+		{
+			Relation rel = table_open(relation, RowExclusiveLock);
+			ItemPointerData tid = held.tid;
+			simple_heap_delete(rel, &tid);
+			table_close(rel, NoLock);
+			CommandCounterIncrement();
+		});
+}
+
+void Target::removeOlder(Hlc hlc, const std::string &region)
+{
+	if (!removeOlderPlan_)
+		removeOlderPlan_ =
+			prepare("DELETE FROM " + name + " WHERE mrsync.version_below(xmin, $1::mrsync.hlc, $2)", {INT8OID, TEXTOID});
+	AsOwner owner(owner_);
+	Datum values[2] = {Int64GetDatum(hlc.value), pgCall([&] { return CStringGetTextDatum(region.c_str()); })};
+	uint64_t processed;
+	execute(removeOlderPlan_, values, nullptr, SPI_OK_DELETE, processed);
+}
+
+void Target::waitForWriters()
+{
+	pgCall(
+		[&]
+		{
+			// whoever wrote a partition through its root holds a lock on the partition, too
+			ListCell *cell;
+			foreach (cell, find_all_inheritors(relation, NoLock, nullptr))
+			{
+				LOCKTAG tag;
+				SET_LOCKTAG_RELATION(tag, MyDatabaseId, lfirst_oid(cell));
+				WaitForLockers(tag, ShareLock, false);
+			}
+		});
+}
+
+TargetCache::TargetCache()
+{
+	if (invalidated)
+		return;
+	invalidated = new std::set<Oid>; // for the life of the process
+	pgCall(
+		[]
+		{
+			CacheRegisterRelcacheCallback(
+				[](Datum, Oid relation)
+				{
+					if (OidIsValid(relation))
+						invalidated->insert(relation);
+					else
+						invalidateAll = true;
+				},
+				0);
+			CacheRegisterSyscacheCallback(
+				NAMESPACEOID, [](Datum, int, uint32) { invalidateAll = true; }, 0);
+		});
+}
+
+void TargetCache::sweep()
+{
+	if (!invalidateAll && invalidated->empty())
+		return;
+	// what an invalidated relation means for others (its partitions, its root) is not worth finding out
+	bool concerned = invalidateAll;
+	for (Oid relation : *invalidated)
+		concerned |= targets_.count(relation) > 0;
+	for (const auto &[oid, target] : targets_)
+		concerned |= invalidated->count(target->root) > 0;
+	invalidateAll = false;
+	invalidated->clear();
+	if (!concerned)
+		return;
+	targets_.clear();
+	names_.clear();
+}
+
+Target &TargetCache::byOid(Oid relation)
+{
+	std::unique_ptr<Target> &place = targets_[relation];
+	if (place && place->valid_)
+		return *place;
+	place = std::make_unique<Target>();
+	Relation rel = pgCall([&] { return table_open(relation, RowExclusiveLock); });
+	place->describe(rel);
+	place->root = pgCall(
+		[&]
+		{
+			Oid root = relation;
+			if (rel->rd_rel->relispartition)
+				root = llast_oid(get_partition_ancestors(relation));
+			table_close(rel, NoLock);
+			return root;
+		});
+	return *place;
+}
+
+Target &TargetCache::byName(const std::string &name)
+{
+	auto known = names_.find(name);
+	if (known != names_.end())
+		return byOid(known->second);
+	Oid relation = pgCall(
+		[&]
+		{
+			List *parts = stringToQualifiedNameList(name.c_str());
+			return RangeVarGetRelid(makeRangeVarFromNameList(parts), NoLock, true);
+		});
+	if (!OidIsValid(relation))
+		throw PgError(ERRCODE_UNDEFINED_TABLE, "table " + name + " does not exist in this region")
+			.hint("Create it and call mrsync.table_add; the event is tried again by itself.");
+	Target &target = byOid(relation);
+	bool added = pgCall(
+		[&]
+		{
+			Relation rel = table_open(catalogRelation("replicated_table"), AccessShareLock);
+			ScanKeyData key;
+			ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(target.root));
+			SysScanDesc scan =
+				systable_beginscan(rel, catalogRelation("replicated_table_pkey"), true, nullptr, 1, &key);
+			bool found = HeapTupleIsValid(systable_getnext(scan));
+			systable_endscan(scan);
+			table_close(rel, AccessShareLock);
+			return found;
+		});
+	if (!added)
+		throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "table " + name + " is not added in this region")
+			.hint("Call mrsync.table_add('" + name + "') here; the event is tried again by itself.");
+	names_.emplace(name, relation);
+	return target;
+}
+
+} // namespace mrsync

@@ -1,0 +1,25 @@
+// The applier's view of mrsync.tombstone: the newest deletion of a key, and writing one where there is no row to delete.
+#pragma once
+
+#include "pg/clock.h"
+#include "worker/target.h"
+
+#include "core/resolver.h"
+
+namespace mrsync
+{
+
+struct Deletion
+{
+	bool found = false; // by another transaction
+	Version version;	// the newest of those
+	bool mine = false;	// this transaction wrote one, too
+};
+
+// Of the key that target.hold() was given last, under a snapshot taken now (I12); truncations count.
+Deletion newestDeletion(RegionShared *region, Target &target, const std::string &pkText);
+
+void rememberDeletion(Target &target, const std::string &pkText);
+void rememberTruncation(Oid relation);
+
+} // namespace mrsync
