@@ -124,9 +124,14 @@ std::string toText(Hlc hlc)
 	if (hlc.value < kHlcMin || hlc.value > kHlcMax)
 		return std::to_string(hlc.value); // not a stamp; still better said than hidden
 
-	int64_t fromYear1 = hlc.value - kHlcMin;
-	Date date = dateOf(fromYear1 / kMicrosPerDay + kHlcMin / kMicrosPerDay);
-	int64_t inDay = fromYear1 % kMicrosPerDay;
+	int64_t day = hlc.value / kMicrosPerDay;
+	int64_t inDay = hlc.value % kMicrosPerDay;
+	if (inDay < 0)
+	{
+		--day;
+		inDay += kMicrosPerDay;
+	}
+	Date date = dateOf(day);
 	int64_t second = inDay / kMicrosPerSecond;
 
 	char text[] = "YYYYYY-MM-DD hh:mm:ss.uuuuuuZ";
