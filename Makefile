@@ -16,7 +16,7 @@ REGRESS_OPTS = --inputdir=. --outputdir=$(BUILD)/regress
 
 CORE_SRC = $(wildcard src/core/*.cpp)
 KAFKA_SRC = $(wildcard src/kafka/*.cpp)
-SERVER_SRC = $(wildcard src/pg/*.cpp src/plugin/*.cpp src/worker/*.cpp src/api/*.cpp)
+SERVER_SRC = $(wildcard src/init.cpp src/pg/*.cpp src/plugin/*.cpp src/worker/*.cpp src/api/*.cpp)
 object = $(patsubst src/%.cpp,$(BUILD)/%.o,$(1))
 OBJS = $(call object,$(CORE_SRC) $(KAFKA_SRC) $(SERVER_SRC))
 

@@ -48,6 +48,8 @@ CREATE CAST (mrsync.hlc AS timestamptz) WITHOUT FUNCTION AS ASSIGNMENT;
 CREATE CAST (timestamptz AS mrsync.hlc) WITHOUT FUNCTION;
 
 -- Clock
+CREATE FUNCTION mrsync.version_below(xmin xid, hlc mrsync.hlc, region_id text) RETURNS boolean LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mrsync_version_below';
+COMMENT ON FUNCTION mrsync.version_below(xid, mrsync.hlc, text) IS 'Whether the version (stamp, region) of a row with this xmin is below another one. Error: 55000 when the database is not a region. Example: SELECT id FROM t WHERE mrsync.version_below(xmin, mrsync.current_hlc(), ''us'');';
 CREATE FUNCTION mrsync.current_hlc() RETURNS mrsync.hlc LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mrsync_current_hlc';
 COMMENT ON FUNCTION mrsync.current_hlc() IS 'A new stamp of this region''s hybrid logical clock, above every transaction that this session has committed or seen. Error: 55000 when the database is not a region. Example: SELECT mrsync.current_hlc();';
 
@@ -215,3 +217,253 @@ COMMENT ON TABLE mrsync.conflict_log IS 'Concurrent changes of one row that met 
 COMMENT ON COLUMN mrsync.conflict_log.event_id_a IS 'NULL where this region cannot know it (a version found as a row)';
 COMMENT ON COLUMN mrsync.conflict_log.result IS 'The row as it is after the resolution; NULL: no row';
 
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Settings of the server
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE FUNCTION mrsync.preloaded() RETURNS boolean LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mrsync_preloaded';
+COMMENT ON FUNCTION mrsync.preloaded() IS 'Whether mrsync was loaded at server start (shared_preload_libraries), which regions need';
+
+-- Entries of a list setting, also of one that was stored as a single quoted name ("a, b") by mistake.
+CREATE FUNCTION mrsync.setting_entries(value text) RETURNS text[] LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT coalesce(array_agg(trim(both '" ' from entry)), '{}') FROM string_to_table(coalesce(value, ''), ',') entry
+	WHERE trim(both '" ' from entry) <> ''
+$$;
+
+CREATE FUNCTION mrsync.settings_check(OUT setting text, OUT required text, OUT actual text, OUT ok boolean, OUT line_to_add text)
+RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH used AS (
+		SELECT (SELECT count(*) FROM pg_replication_slots) AS slots,
+			(SELECT count(*) FROM pg_stat_activity WHERE backend_type NOT IN ('client backend', 'walsender', 'walreceiver',
+				'autovacuum launcher', 'autovacuum worker', 'checkpointer', 'background writer', 'walwriter', 'archiver',
+				'startup', 'logger', 'walsummarizer', 'io worker', 'slotsync worker', 'standalone backend', 'parallel worker')) AS workers,
+			EXISTS (SELECT FROM mrsync.region WHERE is_local) AS is_region
+	), checks AS (
+		SELECT 1 AS position, 'shared_preload_libraries' AS setting, 'mrsync among the entries' AS required,
+			current_setting('shared_preload_libraries') AS actual, mrsync.preloaded() AS ok,
+			format('shared_preload_libraries = %L', array_to_string(array_remove(mrsync.setting_entries(current_setting('shared_preload_libraries')), 'mrsync') || '{mrsync}', ', ')) AS line_to_add
+		UNION ALL
+		SELECT 2, 'wal_level', 'logical', current_setting('wal_level'), current_setting('wal_level') = 'logical', 'wal_level = logical'
+		UNION ALL
+		SELECT 3, 'track_commit_timestamp', 'on', current_setting('track_commit_timestamp'),
+			current_setting('track_commit_timestamp')::boolean, 'track_commit_timestamp = on'
+		UNION ALL
+		SELECT 4, 'output_plugin_libraries', 'mrsync among the entries', s.setting,
+			'mrsync' = ANY (ARRAY(SELECT trim(entry) FROM string_to_table(s.setting, ',') entry)),
+			format('output_plugin_libraries = %L', array_to_string(array_remove(mrsync.setting_entries(s.setting), 'mrsync') || '{mrsync}', ', '))
+		FROM pg_settings s WHERE s.name = 'output_plugin_libraries'
+		UNION ALL
+		SELECT 5, 'max_replication_slots', format('one place besides the %s in use', slots), current_setting('max_replication_slots'),
+			is_region OR current_setting('max_replication_slots')::integer > slots,
+			format('max_replication_slots = %s', greatest(10, slots + 10))
+		FROM used
+		UNION ALL
+		SELECT 6, 'max_worker_processes', format('three places (coordinator, extractor, first link) besides the %s in use; one more per link', workers),
+			current_setting('max_worker_processes'),
+			is_region OR current_setting('max_worker_processes')::integer >= workers + 3,
+			format('max_worker_processes = %s', greatest(16, workers + 16))
+		FROM used
+	)
+	SELECT setting, required, actual, ok, CASE WHEN NOT ok THEN line_to_add END FROM checks ORDER BY position
+$$;
+COMMENT ON FUNCTION mrsync.settings_check() IS 'The server settings that a region depends on: what each must be, what it is, and for those that are not ok the line for postgresql.conf. All but output_plugin_libraries (a reload is enough) need a restart. Example: SELECT * FROM mrsync.settings_check();';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Regions
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE FUNCTION mrsync.region_init(region_id text, kafka_brokers text, replication_group text DEFAULT 'default') RETURNS void
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_region_init';
+COMMENT ON FUNCTION mrsync.region_init(text, text, text) IS 'Makes this database a region: checks the server''s settings, makes the Kafka topics mrsync.<group>.<region> and mrsync.<group>.<region>.control, a replication slot, and starts the workers. Superusers only, outside of a transaction block; waits until the transactions in progress have ended. Errors: 55000 settings missing (all are named, with the lines to add), 08001 no broker answers within 10 s or refuses the topics, 42710 is a region already, 22023 bad name, 25001 in a transaction block. Nothing remains of a failed call. Example: SELECT mrsync.region_init(''eu'', ''kafka1:9092,kafka2:9092'');';
+
+CREATE FUNCTION mrsync.region_connect(region_id text, kafka_brokers text DEFAULT NULL) RETURNS void
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_region_connect';
+COMMENT ON FUNCTION mrsync.region_connect(text, text) IS 'Makes another region of the same group known to this one, as a possible end of links. kafka_brokers: the brokers that hold its topics; NULL: the same as this region''s. Errors: 55000 this database is no region, 22023 it is this region itself or a bad name, 42710 known already, 08001 no broker answers within 10 s, 53400 no place for a replication origin. Example: SELECT mrsync.region_connect(''us'');';
+
+CREATE FUNCTION mrsync.region_leave() RETURNS void
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_region_leave';
+COMMENT ON FUNCTION mrsync.region_leave() IS 'The opposite of region_init, to be called before DROP EXTENSION: ends the workers (waits 30 s at most), drops the slot and the replication origins, takes all tables out of replication, and forgets peers, links, positions, tombstones and parked events; the tables'' rows, the conflict log and the Kafka topics stay. What was committed here and not yet sent is sent no more: call wait_for_peers() before. Superusers only, outside of a transaction block; may be called again after a failure. Errors: 55000 no region, 55006 a worker does not end. Example: SELECT mrsync.region_leave();';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Tables
+-- ---------------------------------------------------------------------------------------------------------------------
+-- What REPLICA IDENTITY was before it became FULL, also of partitions.
+CREATE TABLE mrsync.former_identity (
+	relation regclass PRIMARY KEY,
+	identity "char" NOT NULL,
+	index oid
+);
+COMMENT ON TABLE mrsync.former_identity IS 'The replica identity of replicated tables and their partitions before table_add, given back by table_remove';
+
+CREATE FUNCTION mrsync.table_add(relation regclass, strategy text DEFAULT 'last_writer_wins') RETURNS void
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_table_add';
+COMMENT ON FUNCTION mrsync.table_add(regclass, text) IS 'Replicates a table from now on: sets REPLICA IDENTITY FULL and creates the triggers that remember deletes, on its partitions, too. Rows that are there already are not sent. By the table''s owner or a superuser; to be called in each region, in any order. Locks out writers (not readers) until the transaction ends, and waits for those in progress, lock_timeout at most. Large values cost WAL at every change of their row. Errors: 55000 no region, no primary key or a deferrable one; 42809 not a plain or partitioned permanent table; 0A000 inheritance, FORCE ROW LEVEL SECURITY, a key that cannot be hashed or has a nondeterministic collation; 22023 unknown strategy; 42501 not the owner. Adding twice: a NOTICE. Example: SELECT mrsync.table_add(''shop.orders'');';
+
+CREATE FUNCTION mrsync.table_add_all(schema_name text) RETURNS integer
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_table_add_all';
+COMMENT ON FUNCTION mrsync.table_add_all(text) IS 'table_add() for every table of a schema. Returns how many were added; what cannot be replicated is skipped with a NOTICE that says why. Tables created later are not added by themselves. Error: 3F000 no such schema. Example: SELECT mrsync.table_add_all(''shop'');';
+
+CREATE FUNCTION mrsync.table_remove(relation regclass) RETURNS void
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_table_remove';
+COMMENT ON FUNCTION mrsync.table_remove(regclass) IS 'Ends the replication of a table here: drops the triggers and gives it back its former replica identity. Its rows stay. By the table''s owner or a superuser. Locks out readers and writers until the transaction ends. Errors: 42704 not replicated, 42809 a partition (remove the whole table), 42501 not the owner. Example: SELECT mrsync.table_remove(''shop.orders'');';
+
+CREATE FUNCTION mrsync.tombstone_delete() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'mrsync_tombstone_delete';
+COMMENT ON FUNCTION mrsync.tombstone_delete() IS 'Trigger of replicated tables: remembers the keys that a DELETE removed. Made by table_add()';
+CREATE FUNCTION mrsync.tombstone_row() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'mrsync_tombstone_row';
+COMMENT ON FUNCTION mrsync.tombstone_row() IS 'Trigger of replicated tables: remembers the old key of a row whose key changed, and in partitioned tables of a deleted row. Made by table_add()';
+CREATE FUNCTION mrsync.tombstone_truncate() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'mrsync_tombstone_truncate';
+COMMENT ON FUNCTION mrsync.tombstone_truncate() IS 'Trigger of replicated tables: remembers a TRUNCATE. Made by table_add()';
+
+CREATE FUNCTION mrsync.ddl_end() RETURNS event_trigger LANGUAGE c SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_ddl_end';
+COMMENT ON FUNCTION mrsync.ddl_end() IS 'Event trigger: new partitions of replicated tables become replicated; a change that would make a replicated table unfit for replication is refused';
+CREATE EVENT TRIGGER mrsync_ddl ON ddl_command_end
+	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE')
+	EXECUTE FUNCTION mrsync.ddl_end();
+ALTER EVENT TRIGGER mrsync_ddl ENABLE ALWAYS;
+CREATE FUNCTION mrsync.sql_drop() RETURNS event_trigger LANGUAGE c SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_sql_drop';
+COMMENT ON FUNCTION mrsync.sql_drop() IS 'Event trigger: a dropped table leaves replication';
+CREATE EVENT TRIGGER mrsync_drop ON sql_drop EXECUTE FUNCTION mrsync.sql_drop();
+ALTER EVENT TRIGGER mrsync_drop ENABLE ALWAYS;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Links
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE FUNCTION mrsync.link_create(source_region text, target_region text) RETURNS uuid
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_link_create';
+COMMENT ON FUNCTION mrsync.link_create(text, text) IS 'Creates the directed link from one region to another, of which one is this region; to be called in both. The target reads the source''s events from the beginning of its topic, or from where a removed link had stopped. Returns the link_id, which is the same in both regions. Errors: 42704 a region is not known here (region_connect), 22023 to itself or neither end is here, 42710 exists already. Example: SELECT mrsync.link_create(''eu'', ''us'');';
+
+CREATE FUNCTION mrsync.link_pause(link_id uuid) RETURNS void
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_link_pause';
+COMMENT ON FUNCTION mrsync.link_pause(uuid) IS 'Stops applying the source''s events, between two transactions, until link_resume(); they wait in Kafka, whose retention is the limit. To be called at the link''s target. Pausing a paused link: a NOTICE. Errors: 42704 no such link, 22023 this region is not its target. Example: SELECT mrsync.link_pause(link_id) FROM mrsync.replication_link WHERE source_region = ''eu'' AND target_region = ''us'';';
+
+CREATE FUNCTION mrsync.link_resume(link_id uuid) RETURNS void
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_link_resume';
+COMMENT ON FUNCTION mrsync.link_resume(uuid) IS 'Goes on where link_pause() stopped; also makes a degraded link try again. To be called at the link''s target. Resuming an active link: a NOTICE. Errors: 42704 no such link, 22023 this region is not its target. Example: SELECT mrsync.link_resume(link_id) FROM mrsync.replication_link WHERE status = ''paused'' AND target_region = ''us'';';
+
+CREATE FUNCTION mrsync.link_remove(link_id uuid, reset boolean DEFAULT false) RETURNS void
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_link_remove';
+COMMENT ON FUNCTION mrsync.link_remove(uuid, boolean) IS 'Removes a link. At the target it ends the applying; at the source it only ends the knowledge of the link (wait_for_peers no longer waits for that peer), and a NOTICE says so: call it in both. The position is kept, so that a link created again goes on where this one stopped; reset => true forgets it, for a link that is paused and has no applier running. Errors: 42704 no such link, 55006 reset while it is being read, 22023 reset at the source. Example: SELECT mrsync.link_remove(link_id) FROM mrsync.replication_link WHERE source_region = ''eu'' AND target_region = ''us'';';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Waiting
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE FUNCTION mrsync.wait_for_peers(timeout interval DEFAULT '30 s') RETURNS void
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_wait_for_peers';
+COMMENT ON FUNCTION mrsync.wait_for_peers(interval) IS 'Waits until every target of an active outgoing link has applied all that was committed in this region before the call. The caller''s own uncommitted writes are not among that. With no links it returns at once. Errors: 55P03 the timeout has passed (the peers that are behind are named; in PL/pgSQL: WHEN lock_not_available), 55000 no region, 22023 negative timeout. Example: SELECT mrsync.wait_for_peers(''5 s'');';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Parked events
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE FUNCTION mrsync.apply_error_retry(error_id bigint DEFAULT NULL) RETURNS bigint
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_apply_error_retry';
+COMMENT ON FUNCTION mrsync.apply_error_retry(bigint) IS 'Asks the appliers to try parked events again when this transaction has committed, without waiting for mrsync.apply_error_retry_interval. NULL: all of them. Returns how many were asked for; a row of apply_error goes when its event is applied. Error: 42704 no such error_id. Example: SELECT mrsync.apply_error_retry();';
+
+CREATE FUNCTION mrsync.apply_error_discard(error_id bigint) RETURNS void
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_apply_error_discard';
+COMMENT ON FUNCTION mrsync.apply_error_discard(bigint) IS 'Gives a parked event up: it will not be applied in this region, which then differs from the others in that row until the row is written again. Error: 42704 no such error_id. Example: SELECT mrsync.apply_error_discard(17);';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Status
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE FUNCTION mrsync.worker_stat(OUT kind text, OUT peer text, OUT pid integer, OUT running boolean, OUT state text,
+	OUT started_at timestamptz, OUT restarts integer, OUT sequence bigint, OUT hlc mrsync.hlc, OUT committed_at timestamptz,
+	OUT progress_at timestamptz, OUT transactions bigint, OUT events bigint, OUT parked bigint, OUT caught_up boolean,
+	OUT last_error text, OUT last_error_at timestamptz)
+RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mrsync_worker_stat';
+COMMENT ON FUNCTION mrsync.worker_stat() IS 'The worker processes of this region, one row each, from shared memory; no row when the database is no region. peer: an applier''s source. sequence, hlc, committed_at: of the last transaction sent (extractor) or applied (applier); transactions, events, parked: since its start; restarts: in a row';
+
+CREATE FUNCTION mrsync.peer_stat(OUT region_id text, OUT acked_sequence bigint, OUT head_sequence bigint, OUT heartbeat_at timestamptz)
+RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mrsync_peer_stat';
+COMMENT ON FUNCTION mrsync.peer_stat() IS 'What the peers told on their control topics, from shared memory. acked_sequence: how far they have applied this region; head_sequence: their own newest transaction; heartbeat_at: when they were last heard, by this server''s clock';
+
+CREATE VIEW mrsync.worker_status AS
+SELECT w.kind AS worker, w.peer AS source_region,
+	CASE
+		WHEN NOT w.running THEN 'down: ' || coalesce(w.last_error, 'not started yet')
+		WHEN w.state IS NOT NULL THEN 'waiting: ' || w.state
+		WHEN w.kind = 'applier' AND NOT w.caught_up THEN
+			CASE WHEN w.progress_at < clock_timestamp() - interval '30 s'
+				THEN 'stalled: no progress for ' || date_trunc('second', clock_timestamp() - w.progress_at)
+				ELSE 'catching up' END
+		ELSE 'running'
+	END AS state,
+	w.pid, date_trunc('second', clock_timestamp() - w.started_at) AS up, w.restarts,
+	w.transactions, w.events, w.parked, w.committed_at AS last_committed_at,
+	date_trunc('second', clock_timestamp() - w.progress_at) AS last_progress, w.last_error, w.last_error_at
+FROM mrsync.worker_stat() w
+ORDER BY CASE w.kind WHEN 'coordinator' THEN 1 WHEN 'extractor' THEN 2 ELSE 3 END, w.peer;
+COMMENT ON VIEW mrsync.worker_status IS 'The worker processes of this region and how they are. up: for how long; last_progress: how long ago it sent or applied something; last_error may be of an earlier run';
+
+CREATE VIEW mrsync.link_status AS
+SELECT l.link_id, l.source_region, l.target_region,
+	CASE WHEN l.target_region = here.region_id THEN 'incoming' ELSE 'outgoing' END AS direction,
+	l.status,
+	CASE
+		WHEN l.status IN ('paused', 'decommissioned') THEN l.status
+		WHEN l.target_region = here.region_id THEN
+			CASE
+				WHEN l.status = 'degraded' THEN 'degraded: ' || coalesce(w.state, w.last_error, parked.n || ' events parked')
+				WHEN w.kind IS NULL THEN 'down: no applier yet'
+				WHEN NOT w.running THEN 'down: ' || coalesce(w.last_error, 'not started yet')
+				WHEN w.state IS NOT NULL THEN 'waiting: ' || w.state
+				WHEN w.caught_up THEN 'streaming'
+				WHEN w.progress_at < clock_timestamp() - interval '30 s'
+					THEN 'stalled: no progress for ' || date_trunc('second', clock_timestamp() - w.progress_at)
+				ELSE 'catching up'
+			END
+		WHEN x.kind IS NULL OR NOT x.running THEN 'down: extractor: ' || coalesce(x.last_error, 'not started yet')
+		WHEN x.state IS NOT NULL THEN 'waiting: extractor: ' || x.state
+		WHEN p.heartbeat_at IS NULL THEN 'waiting: nothing heard of ' || l.target_region || ' yet'
+		WHEN p.heartbeat_at < clock_timestamp() - interval '30 s'
+			THEN 'waiting: nothing heard of ' || l.target_region || ' for ' || date_trunc('second', clock_timestamp() - p.heartbeat_at)
+		WHEN p.acked_sequence >= x.sequence THEN 'streaming'
+		ELSE 'catching up'
+	END AS state,
+	CASE
+		WHEN l.target_region = here.region_id AND w.running AND w.caught_up THEN interval '0'
+		ELSE l.lag_ms * interval '1 ms'
+	END AS lag,
+	CASE WHEN l.target_region = here.region_id THEN parked.n END AS parked,
+	l.last_acked_event_id,
+	CASE WHEN l.target_region = here.region_id THEN pos.committed_at ELSE a.committed_at END AS applied_up_to,
+	CASE WHEN l.target_region = here.region_id THEN w.last_error ELSE x.last_error END AS last_error
+FROM mrsync.replication_link l
+JOIN mrsync.region here ON here.is_local
+LEFT JOIN mrsync.worker_stat() w ON w.kind = 'applier' AND w.peer = l.source_region AND l.target_region = here.region_id
+LEFT JOIN mrsync.worker_stat() x ON x.kind = 'extractor'
+LEFT JOIN mrsync.peer_stat() p ON p.region_id = l.target_region
+LEFT JOIN mrsync.link_position pos ON pos.source_region = l.source_region
+LEFT JOIN mrsync.acknowledgement a ON a.region_id = l.target_region AND a.source_region = l.source_region
+CROSS JOIN LATERAL (SELECT count(*) AS n FROM mrsync.apply_error e WHERE e.source_region = l.source_region) parked
+ORDER BY direction, l.source_region, l.target_region;
+COMMENT ON VIEW mrsync.link_status IS 'The links from and to this region at a glance. state: streaming (nothing left to do), catching up, paused, waiting: what for, stalled: for how long, down: why, degraded: why. lag: since the commit of the oldest event that the target has not applied. parked: events in apply_error (incoming links). applied_up_to: commit time, at its source, of the newest event that the target has applied';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Privileges: everybody may look and wait; who changes things is granted that, or is a superuser; the rows' contents are
+-- for superusers. table_add and table_remove ask for the table's owner themselves.
+-- ---------------------------------------------------------------------------------------------------------------------
+GRANT USAGE ON SCHEMA mrsync TO PUBLIC;
+GRANT SELECT ON mrsync.region, mrsync.replicated_table, mrsync.replication_link, mrsync.link_position,
+	mrsync.extractor_position, mrsync.control_position, mrsync.heartbeat, mrsync.acknowledgement, mrsync.applied_event,
+	mrsync.worker_status, mrsync.link_status TO PUBLIC;
+REVOKE ALL ON FUNCTION mrsync.settings_check(), mrsync.region_init(text, text, text), mrsync.region_connect(text, text),
+	mrsync.region_leave(), mrsync.tombstone_delete(), mrsync.tombstone_row(), mrsync.tombstone_truncate(), mrsync.ddl_end(),
+	mrsync.sql_drop(), mrsync.link_create(text, text), mrsync.link_pause(uuid), mrsync.link_resume(uuid),
+	mrsync.link_remove(uuid, boolean), mrsync.apply_error_retry(bigint), mrsync.apply_error_discard(bigint) FROM PUBLIC;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- What the server lacks is said now, not at the first failure
+-- ---------------------------------------------------------------------------------------------------------------------
+DO $$
+DECLARE
+	missing text;
+	lines text;
+BEGIN
+	SELECT string_agg(setting || ' is "' || coalesce(actual, '') || '", required: ' || required || '.', E'\n'),
+		string_agg(line_to_add, E'\n')
+	INTO missing, lines FROM mrsync.settings_check() WHERE NOT ok;
+	IF missing IS NOT NULL THEN
+		RAISE WARNING 'this server''s settings do not allow an mrsync region yet'
+			USING DETAIL = missing, HINT = E'Put into postgresql.conf, then restart the server:\n' || lines;
+	END IF;
+END
+$$;

@@ -17,6 +17,9 @@ extern "C"
 namespace mrsync
 {
 
+constexpr int kCoordinatorPlace = 0; // in RegionShared.workers; appliers come behind
+constexpr int kExtractorPlace = 1;
+
 struct WorkerArguments // travels in bgw_extra
 {
 	Oid database;

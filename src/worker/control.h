@@ -1,0 +1,45 @@
+// The control plane as far as it travels: reads the peers' control topics, and gives this region's own signs of life.
+//
+// Heartbeats and acknowledgements are rows: each region writes its own, they travel as ChangeEvents, and here they are
+// stored as rows of the other regions. The newest wins; losing one is harmless, the next says the same and more.
+// Relied on by: wait_for_peers, replication_link.
+#pragma once
+
+#include "kafka/consumer.h"
+#include "worker/worker.h"
+
+#include <map>
+#include <memory>
+
+namespace mrsync
+{
+
+class ControlPlane
+{
+public:
+	explicit ControlPlane(Worker &worker) : worker_(worker) {}
+
+	// Loads what is known into shared memory. Inside a transaction.
+	void load();
+	// The peers whose topics are read: region -> brokers.
+	void peers(const std::map<std::string, std::string> &brokers);
+	// Takes in what has come. True when there may be more at once.
+	bool receive();
+	// The heartbeat, when it is due. Returns in how many milliseconds the next one is.
+	long beat();
+
+private:
+	struct Peer
+	{
+		std::string brokers;
+		std::unique_ptr<kafka::Consumer> consumer;
+	};
+	void store(const std::string &peer, const std::vector<std::string> &events, int64_t nextOffset);
+	void acknowledged(const std::string &peer, uint64_t sequence);
+
+	Worker &worker_;
+	std::map<std::string, Peer> peers_;
+	TimestampTz beatAt_ = 0;
+};
+
+} // namespace mrsync

@@ -1,0 +1,385 @@
+// The coordinator of a region: keeps the region's other workers running as its catalog wants them, renews the clock's
+// durable ceiling, exchanges heartbeats and acknowledgements, and writes down how the links do.
+//
+// When the extension has been dropped without region_leave(), it stops the region: its slot would keep WAL for ever.
+#include "pg/catalog.h"
+#include "pg/clock.h"
+#include "pg/guard.h"
+#include "pg/spi.h"
+#include "worker/control.h"
+#include "worker/worker.h"
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <deque>
+#include <set>
+
+extern "C"
+{
+#include "postmaster/bgworker.h"
+#include "replication/slot.h"
+}
+
+namespace mrsync
+{
+
+namespace
+{
+
+constexpr int64_t kSecond = USECS_PER_SEC;
+constexpr int64_t kRestartFirst = kSecond;
+constexpr int64_t kRestartLongest = 30 * kSecond;
+constexpr int64_t kHealthy = 60 * kSecond; // who ran this long starts again at once
+constexpr int64_t kCeilingReserve = 3 * kSecond;
+constexpr int kAppliedEventDays = 7;	   // as long as topics keep events
+
+class Coordinator
+{
+public:
+	explicit Coordinator(Worker &worker) : worker_(worker), region_(worker.region), control_(worker) {}
+
+	void run()
+	{
+		{
+			WorkerTransaction transaction;
+			if (catalogPresent())
+			{
+				for (const spi::Row &row :
+					 spi::query("SELECT region_id, link_origin FROM mrsync.region WHERE link_origin IS NOT NULL"))
+					originRegister(region_, static_cast<RepOriginId>(std::stoul(*row[1])), *row[0]);
+				overrideFilterLoad(region_);
+				control_.load();
+			}
+			transaction.commit();
+		}
+		// what was committed before the server started counts for wait_for_peers, too
+		uint64_t flushed = version::flushedUpTo(nullptr);
+		uint64_t end = region_->lastCommitEnd.load();
+		while (end < flushed && !region_->lastCommitEnd.compare_exchange_weak(end, flushed))
+		{
+		}
+		region_->coordinatorLatch.store(MyLatch);
+		pgCall(
+			[&]
+			{
+				before_shmem_exit([](int, Datum region)
+								  { reinterpret_cast<RegionShared *>(region)->coordinatorLatch.store(nullptr); },
+								  PointerGetDatum(region_));
+			});
+		while (catalogRead())
+		{
+			worker_.reloadSettings();
+			ceilingEnsure(region_, Hlc{std::max(region_->clock.load(), GetCurrentTimestamp()) + kCeilingReserve});
+			supervise();
+			bool more = control_.receive();
+			long pause = control_.beat();
+			describeLinks();
+			partitionAppliedEvents();
+			worker_.wait(more ? 0 : std::min(pause, 1000L));
+		}
+		dissolve();
+	}
+
+private:
+	struct Link
+	{
+		std::string id, source, target, status;
+	};
+
+	struct Child
+	{
+		WorkerKind kind;
+		std::string peer;
+		int place;
+		BackgroundWorkerHandle *handle = nullptr;
+		TimestampTz startedAt = 0;
+		TimestampTz notBefore = 0;
+		int64_t delay = kRestartFirst;
+		bool wanted = false;
+	};
+
+	static bool catalogPresent()
+	{
+		return pgCall([] { return OidIsValid(catalogRelation("replication_link")) && OidIsValid(catalogRelation("region")); });
+	}
+
+	// False when the extension is gone.
+	bool catalogRead()
+	{
+		WorkerTransaction transaction;
+		bool present = catalogPresent();
+		if (present)
+		{
+			links_.clear();
+			for (const spi::Row &row :
+				 spi::query("SELECT link_id, source_region, target_region, status FROM mrsync.replication_link"))
+				links_.push_back(Link{*row[0], *row[1], *row[2], *row[3]});
+			std::map<std::string, std::string> peers;
+			for (const spi::Row &row : spi::query("SELECT region_id, kafka_brokers FROM mrsync.region WHERE NOT is_local"))
+				peers.emplace(*row[0], *row[1]);
+			control_.peers(peers);
+		}
+		transaction.commit();
+		return present;
+	}
+
+	Child &child(WorkerKind kind, const std::string &peer)
+	{
+		for (Child &known : children_)
+			if (known.kind == kind && known.peer == peer)
+				return known;
+		int place = kExtractorPlace;
+		if (kind == WorkerKind::Applier)
+		{
+			// one that an earlier coordinator gave to this peer, or else a free one
+			int free = -1;
+			place = -1;
+			for (int i = kExtractorPlace + 1; i < kMaxWorkers; ++i)
+			{
+				if (region_->workers[i].kind == WorkerKind::None)
+					free = free < 0 ? i : free;
+				else if (peer == region_->workers[i].peer)
+					place = i;
+			}
+			if (place < 0)
+				place = free;
+			if (place < 0)
+				throw PgError(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, "a region can have at most 64 incoming links");
+		}
+		pgCall(
+			[&]
+			{
+				LWLockAcquire(shmemLock(), LW_EXCLUSIVE);
+				region_->workers[place].kind = kind;
+				strlcpy(region_->workers[place].peer, peer.c_str(), kRegionIdLength);
+				LWLockRelease(shmemLock());
+			});
+		Child added{};
+		added.kind = kind;
+		added.peer = peer;
+		added.place = place;
+		return children_.emplace_back(added);
+	}
+
+	bool running(Child &child)
+	{
+		if (child.handle)
+		{
+			pid_t pid;
+			BgwHandleStatus status = GetBackgroundWorkerPid(child.handle, &pid);
+			if (status == BGWH_STARTED || status == BGWH_NOT_YET_STARTED)
+				return true;
+			pfree(child.handle);
+			child.handle = nullptr;
+			TimestampTz now = GetCurrentTimestamp();
+			child.delay = now - child.startedAt >= kHealthy ? kRestartFirst : std::min(2 * child.delay, kRestartLongest);
+			child.notBefore = child.startedAt + child.delay;
+			if (child.wanted)
+				++region_->workers[child.place].restarts;
+		}
+		// started by an earlier coordinator
+		return region_->workers[child.place].pid != 0;
+	}
+
+	void supervise()
+	{
+		for (Child &known : children_)
+			known.wanted = false;
+		child(WorkerKind::Extractor, "").wanted = true;
+		for (const Link &link : links_)
+			if (link.target == region_->region && (link.status == "active" || link.status == "degraded"))
+				child(WorkerKind::Applier, link.source).wanted = true;
+		for (Child &known : children_)
+		{
+			WorkerShared &place = region_->workers[known.place];
+			bool isRunning = running(known);
+			if (isRunning && !known.wanted)
+			{
+				if (pid_t pid = place.pid)
+					kill(pid, SIGTERM);
+				known.delay = kRestartFirst / 2;
+			}
+			else if (!isRunning && known.wanted && GetCurrentTimestamp() >= known.notBefore)
+				start(known);
+			else if (isRunning && GetCurrentTimestamp() - known.startedAt >= kHealthy)
+				place.restarts = 0;
+		}
+	}
+
+	void start(Child &child)
+	{
+		WorkerArguments arguments{};
+		arguments.database = MyDatabaseId;
+		arguments.kind = child.kind;
+		arguments.place = child.place;
+		strlcpy(arguments.peer, child.peer.c_str(), sizeof arguments.peer);
+		child.startedAt = GetCurrentTimestamp();
+		child.handle = workerStart(arguments);
+		if (child.handle)
+		{
+			worker_.state("");
+			return;
+		}
+		child.notBefore = child.startedAt + 5 * kSecond;
+		worker_.state("no background worker is left for the " + std::string(toText(child.kind)) +
+					  (child.peer.empty() ? "" : " from " + child.peer) + ": raise max_worker_processes");
+	}
+
+	// replication_link: the lag and the last acknowledged event, as this region knows them.
+	void describeLinks()
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		uint64_t produced = region_->workers[kExtractorPlace].sequence.load();
+		if (samples_.empty() || samples_.back().first != produced)
+			samples_.emplace_back(produced, now);
+		if (samples_.size() > 10000)
+			samples_.erase(samples_.begin() + 1, samples_.begin() + 5000); // coarser, but the oldest stays
+		if (now - describedAt_ < kSecond)
+			return;
+		describedAt_ = now;
+		uint64_t slowest = UINT64_MAX;
+		WorkerTransaction transaction;
+		for (const Link &link : links_)
+		{
+			if (link.target == region_->region)
+				describeIncoming(link, now);
+			else if (link.source == region_->region)
+				slowest = std::min(slowest, describeOutgoing(link, now));
+		}
+		transaction.commit();
+		while (samples_.size() > 1 && samples_.front().first <= slowest)
+			samples_.pop_front();
+	}
+
+	void describeIncoming(const Link &link, TimestampTz now)
+	{
+		std::string lag = "0";
+		bool failing = false;
+		for (Child &known : children_)
+			if (known.kind == WorkerKind::Applier && known.peer == link.source)
+			{
+				const WorkerShared &shared = region_->workers[known.place];
+				int64_t committedAt = shared.committedAt.load();
+				if (!shared.caughtUp.load() && committedAt != 0)
+					lag = std::to_string(std::max<int64_t>(0, (now - committedAt) / 1000));
+				failing = known.wanted && shared.pid == 0 && known.delay > 2 * kRestartFirst;
+			}
+		spi::execute(
+			"WITH new AS (SELECT l.link_id, p.event_id, $2::bigint AS lag_ms, CASE WHEN l.status NOT IN ('active', "
+			"'degraded') THEN l.status WHEN $3::boolean OR EXISTS (SELECT FROM mrsync.apply_error e WHERE e.source_region = "
+			"l.source_region) THEN 'degraded' ELSE 'active' END AS status FROM mrsync.replication_link l LEFT JOIN "
+			"mrsync.link_position p ON p.source_region = l.source_region WHERE l.link_id = $1::uuid) UPDATE "
+			"mrsync.replication_link l SET last_acked_event_id = new.event_id, lag_ms = new.lag_ms, status = new.status, "
+			"updated_at = clock_timestamp() FROM new WHERE l.link_id = new.link_id AND (l.status = new.status OR l.status IN "
+			"('active', 'degraded')) AND (l.last_acked_event_id, l.lag_ms, l.status) IS DISTINCT FROM (new.event_id, "
+			"new.lag_ms, new.status)",
+			{link.id, lag, failing ? "true" : "false"});
+	}
+
+	uint64_t describeOutgoing(const Link &link, TimestampTz now)
+	{
+		PeerShared *peer = peerShared(region_, link.target, false);
+		uint64_t acked = peer ? peer->ackedSequence.load() : 0;
+		int64_t lag = 0;
+		if (acked < region_->workers[kExtractorPlace].sequence.load())
+			for (const auto &[sequence, at] : samples_)
+				if (sequence > acked)
+				{
+					lag = (now - at) / 1000;
+					break;
+				}
+		spi::execute("UPDATE mrsync.replication_link l SET last_acked_event_id = a.event_id, lag_ms = $2::bigint, "
+					 "updated_at = clock_timestamp() FROM mrsync.acknowledgement a WHERE l.link_id = $1::uuid AND a.region_id "
+					 "= l.target_region AND a.source_region = l.source_region AND (l.last_acked_event_id, l.lag_ms) IS "
+					 "DISTINCT FROM (a.event_id, $2::bigint)",
+					 {link.id, std::to_string(lag)});
+		return acked;
+	}
+
+	// mrsync.applied_event by day: old days go without a DELETE.
+	void partitionAppliedEvents()
+	{
+		constexpr int64_t kDay = USECS_PER_DAY;
+		constexpr int64_t kUnixEpoch = static_cast<int64_t>(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000;
+		int64_t today = GetCurrentTimestamp() / kDay;
+		if (today == partitionedFor_)
+			return;
+		partitionedFor_ = today;
+		auto name = [](int64_t day) { return "applied_event_" + std::to_string(day); };
+		auto bound = [&](int64_t day)
+		{
+			char text[40];
+			uint64_t ms = static_cast<uint64_t>(day * kDay / 1000 + kUnixEpoch);
+			snprintf(text, sizeof text, "%08x-%04x-0000-0000-000000000000", static_cast<uint32_t>(ms >> 16),
+					 static_cast<uint32_t>(ms & 0xffff));
+			return std::string(text);
+		};
+		std::vector<std::string> statements;
+		for (int64_t day = today - 1; day <= today + 2; ++day)
+			statements.push_back("CREATE TABLE IF NOT EXISTS mrsync." + name(day) +
+								 " PARTITION OF mrsync.applied_event FOR VALUES FROM ('" + bound(day) + "') TO ('" +
+								 bound(day + 1) + "')");
+		for (int64_t day = today - kAppliedEventDays - 30; day < today - kAppliedEventDays; ++day)
+			statements.push_back("DROP TABLE IF EXISTS mrsync." + name(day));
+		for (const std::string &statement : statements)
+			try
+			{
+				WorkerTransaction transaction;
+				spi::execute("SET LOCAL client_min_messages = warning");
+				spi::execute("SET LOCAL lock_timeout = '1s'"); // behind us, appliers would wait as long
+				spi::execute(statement.c_str());
+				transaction.commit();
+			}
+			catch (const PgError &error)
+			{
+				// A locked table, or rows of that day in the default partition: nothing depends on it. Next day again.
+				pgCall([&, text = error.message().c_str()]
+					   { ereport(LOG, (errmsg("could not maintain mrsync.applied_event: %s", text))); });
+			}
+	}
+
+	void dissolve()
+	{
+		for (Child &known : children_)
+			known.wanted = false;
+		for (bool any = true; any;)
+		{
+			any = false;
+			for (Child &known : children_)
+				if (running(known))
+				{
+					any = true;
+					if (pid_t pid = region_->workers[known.place].pid)
+						kill(pid, SIGTERM);
+				}
+			if (any)
+				worker_.wait(100);
+		}
+		pgCall(
+			[]
+			{
+				char slot[NAMEDATALEN];
+				slotName(MyDatabaseId, slot);
+				if (SearchNamedReplicationSlot(slot, true))
+					ReplicationSlotDrop(slot, true);
+				ereport(LOG, (errmsg("extension mrsync was dropped: this database is no region any more")));
+			});
+		regionForget(MyDatabaseId);
+	}
+
+	Worker &worker_;
+	RegionShared *region_;
+	ControlPlane control_;
+	std::vector<Link> links_;
+	std::deque<Child> children_;
+	std::deque<std::pair<uint64_t, TimestampTz>> samples_; // when our newest sequence was which
+	TimestampTz describedAt_ = 0;
+	int64_t partitionedFor_ = 0;
+};
+
+} // namespace
+
+void coordinatorRun(Worker &worker) { Coordinator(worker).run(); }
+
+} // namespace mrsync
