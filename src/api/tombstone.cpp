@@ -1,0 +1,261 @@
+// The triggers that remember deletes, on every replicated table (table.cpp creates them).
+//
+// They run in users' foreground transactions: no SPI, no snapshot of their own, one heap insert and one index entry per
+// deleted row, straight into mrsync.tombstone. A user needs no privilege on anything of mrsync's for that. The rows are
+// written without their contents in the logical part of the WAL: no decoder wants them.
+// Relied on by: the applier, which decides late events of deleted rows by their tombstones (I1), also under the replica
+// role (the triggers are ENABLE ALWAYS).
+#include "pg/catalog.h"
+#include "pg/fixed_settings.h"
+#include "pg/key.h"
+
+extern "C"
+{
+#include "access/heapam.h"
+#include "catalog/index.h"
+#include "catalog/indexing.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(mrsync_tombstone_delete);
+PG_FUNCTION_INFO_V1(mrsync_tombstone_row);
+PG_FUNCTION_INFO_V1(mrsync_tombstone_truncate);
+}
+
+namespace mrsync
+{
+
+namespace
+{
+
+// Writes tombstones. All its functions may ereport: under the guard. Not closed after an error: the abort does it.
+struct Writer
+{
+	Relation table;
+	CatalogIndexState indexes;
+	TupleTableSlot *slot;
+	CommandId command;
+
+	void open()
+	{
+		Oid oid = catalogRelation("tombstone");
+		if (!OidIsValid(oid))
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table mrsync.tombstone does not exist"),
+							errhint("If mrsync was dropped, drop this table's triggers mrsync_delete, mrsync_key and "
+									"mrsync_truncate, too.")));
+		table = table_open(oid, RowExclusiveLock);
+		indexes = CatalogOpenIndexes(table);
+		slot = MakeSingleTupleTableSlot(RelationGetDescr(table), &TTSOpsHeapTuple);
+		command = GetCurrentCommandId(true);
+	}
+
+	// hash and text null: a truncation
+	void write(Oid relation, const uint64_t *hash, const char *text, size_t textLength)
+	{
+		Datum values[3] = {ObjectIdGetDatum(relation), 0, 0};
+		bool nulls[3] = {false, hash == nullptr, text == nullptr};
+		if (hash)
+			values[1] = UInt64GetDatum(*hash);
+		if (text)
+			values[2] = PointerGetDatum(cstring_to_text_with_len(text, static_cast<int>(textLength)));
+		HeapTuple tuple = heap_form_tuple(RelationGetDescr(table), values, nulls);
+		heap_insert(table, tuple, command, HEAP_INSERT_NO_LOGICAL, nullptr);
+		ExecStoreHeapTuple(tuple, slot, false);
+		for (int i = 0; i < indexes->ri_NumIndices; ++i)
+		{
+			Datum indexValues[INDEX_MAX_KEYS];
+			bool indexNulls[INDEX_MAX_KEYS];
+			IndexInfo *info = indexes->ri_IndexRelationInfo[i];
+			if (!info->ii_ReadyForInserts)
+				continue;
+			FormIndexDatum(info, slot, nullptr, indexValues, indexNulls);
+			index_insert(indexes->ri_IndexRelationDescs[i], indexValues, indexNulls, &tuple->t_self, table,
+						 UNIQUE_CHECK_NO, false, info);
+		}
+		ExecClearTuple(slot);
+	}
+
+	void close()
+	{
+		ExecDropSingleTupleTableSlot(slot);
+		CatalogCloseIndexes(indexes);
+		table_close(table, RowExclusiveLock);
+	}
+};
+
+TriggerData *triggerData(FunctionCallInfo fcinfo)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		throw PgError(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, "this function is a trigger of mrsync's")
+			.hint("mrsync.table_add() creates it where it belongs.");
+	return reinterpret_cast<TriggerData *>(fcinfo->context);
+}
+
+void wrongTrigger()
+{
+	throw PgError(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, "a trigger of mrsync's is defined for another event")
+		.hint("Take the table out with mrsync.table_remove() and add it again.");
+}
+
+void keyOf(const KeyInfo &key, TupleTableSlot *slot, Datum *values)
+{
+	for (int i = 0; i < key.count; ++i)
+	{
+		bool isNull;
+		values[i] = slot_getattr(slot, key.columns[i].attnum, &isNull);
+		if (isNull)
+			elog(ERROR, "primary key column \"%s\" is null", NameStr(key.columns[i].name));
+	}
+}
+
+// AFTER DELETE FOR EACH STATEMENT, with a transition table.
+void deleteStatement(TriggerData *trigger)
+{
+	if (!TRIGGER_FIRED_BY_DELETE(trigger->tg_event) || !TRIGGER_FIRED_FOR_STATEMENT(trigger->tg_event) ||
+		!trigger->tg_oldtable)
+		wrongTrigger();
+	Tuplestorestate *rows = trigger->tg_oldtable;
+	const KeyInfo *key = nullptr;
+	TupleTableSlot *row = nullptr;
+	MemoryContext perRow = nullptr;
+	Writer writer{};
+	int nestLevel = 0;
+	// Read pointer 0 is nobody's: whoever else reads this transition table (a trigger in SQL) allocates his own.
+	bool some = pgCall(
+		[&]
+		{
+			tuplestore_select_read_pointer(rows, 0);
+			tuplestore_rescan(rows);
+			row = MakeSingleTupleTableSlot(RelationGetDescr(trigger->tg_relation), &TTSOpsMinimalTuple);
+			return tuplestore_gettupleslot(rows, true, false, row);
+		});
+	if (some)
+	{
+		pgCall(
+			[&]
+			{
+				key = &keyInfoUnguarded(trigger->tg_relation);
+				writer.open();
+				perRow = AllocSetContextCreate(CurrentMemoryContext, "mrsync tombstones", ALLOCSET_DEFAULT_SIZES);
+				if (key->settingsSensitive)
+					nestLevel = fixedSettingsBegin();
+			});
+		Image image = keyImage(*key);
+		MemoryContext former = MemoryContextSwitchTo(perRow);
+		do
+		{
+			uint64_t hash;
+			const char *texts[INDEX_MAX_KEYS];
+			pgCall(
+				[&]
+				{
+					CHECK_FOR_INTERRUPTS();
+					Datum values[INDEX_MAX_KEYS];
+					keyOf(*key, row, values);
+					hash = keyHash(*key, values);
+					keyOutput(*key, values, texts);
+				});
+			std::string text = keyText(image, texts);
+			some = pgCall(
+				[&]
+				{
+					writer.write(key->root, &hash, text.data(), text.size());
+					MemoryContextReset(perRow);
+					return tuplestore_gettupleslot(rows, true, false, row);
+				});
+		} while (some);
+		MemoryContextSwitchTo(former);
+		pgCall(
+			[&]
+			{
+				if (key->settingsSensitive)
+					fixedSettingsEnd(nestLevel);
+				writer.close();
+				MemoryContextDelete(perRow);
+			});
+	}
+	pgCall([&] { ExecDropSingleTupleTableSlot(row); });
+}
+
+// AFTER DELETE (of partitioned tables) and AFTER UPDATE (of the key), FOR EACH ROW: the old key is gone.
+void oldKeyGone(TriggerData *trigger)
+{
+	bool isUpdate = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event);
+	if (!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) || !TRIGGER_FIRED_AFTER(trigger->tg_event) ||
+		(!isUpdate && !TRIGGER_FIRED_BY_DELETE(trigger->tg_event)))
+		wrongTrigger();
+	const KeyInfo *key = nullptr;
+	uint64_t hash = 0;
+	const char *texts[INDEX_MAX_KEYS];
+	bool gone = pgCall(
+		[&]
+		{
+			key = &keyInfoUnguarded(trigger->tg_relation);
+			Datum values[INDEX_MAX_KEYS];
+			keyOf(*key, trigger->tg_trigslot, values);
+			if (isUpdate)
+			{
+				Datum newValues[INDEX_MAX_KEYS];
+				keyOf(*key, trigger->tg_newslot, newValues);
+				if (keyEqual(*key, values, newValues))
+					return false;
+			}
+			hash = keyHash(*key, values);
+			int nestLevel = key->settingsSensitive ? fixedSettingsBegin() : 0;
+			keyOutput(*key, values, texts);
+			if (key->settingsSensitive)
+				fixedSettingsEnd(nestLevel);
+			return true;
+		});
+	if (!gone)
+		return;
+	Image image = keyImage(*key);
+	std::string text = keyText(image, texts);
+	pgCall(
+		[&]
+		{
+			Writer writer{};
+			writer.open();
+			writer.write(key->root, &hash, text.data(), text.size());
+			writer.close();
+		});
+}
+
+// AFTER TRUNCATE: one row that stands for all keys of the table; of a leaf's truncation, for all keys in the leaf.
+void truncated(TriggerData *trigger)
+{
+	if (!TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+		wrongTrigger();
+	pgCall(
+		[&]
+		{
+			Writer writer{};
+			writer.open();
+			writer.write(RelationGetRelid(trigger->tg_relation), nullptr, nullptr, 0);
+			writer.close();
+		});
+}
+
+} // namespace
+} // namespace mrsync
+
+using namespace mrsync;
+
+Datum mrsync_tombstone_delete(PG_FUNCTION_ARGS)
+{
+	enter([&] { deleteStatement(triggerData(fcinfo)); });
+	return PointerGetDatum(nullptr);
+}
+
+Datum mrsync_tombstone_row(PG_FUNCTION_ARGS)
+{
+	enter([&] { oldKeyGone(triggerData(fcinfo)); });
+	return PointerGetDatum(nullptr);
+}
+
+Datum mrsync_tombstone_truncate(PG_FUNCTION_ARGS)
+{
+	enter([&] { truncated(triggerData(fcinfo)); });
+	return PointerGetDatum(nullptr);
+}
