@@ -15,6 +15,22 @@ extern "C"
 #endif
 }
 
+// Before 16 this is empty, since nothing is hidden there; we hide everything by ourselves.
+#if PG_VERSION_NUM < 160000
+#undef PGDLLEXPORT
+#define PGDLLEXPORT __attribute__((visibility("default")))
+#undef PG_FUNCTION_INFO_V1
+#define PG_FUNCTION_INFO_V1(name)                                                                                      \
+	PGDLLEXPORT Datum name(PG_FUNCTION_ARGS);                                                                          \
+	PGDLLEXPORT const Pg_finfo_record *CppConcat(pg_finfo_, name)(void);                                               \
+	const Pg_finfo_record *CppConcat(pg_finfo_, name)(void)                                                            \
+	{                                                                                                                  \
+		static const Pg_finfo_record info = {1};                                                                       \
+		return &info;                                                                                                  \
+	}                                                                                                                  \
+	extern int no_such_variable
+#endif
+
 namespace mrsync::version
 {
 

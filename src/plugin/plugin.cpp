@@ -153,9 +153,10 @@ public:
 		if (!data)
 		{
 			// rows of other regions are here because we received them
-			if (after && (*after)[0].value == transaction_.region)
-				emit(AckLedger::Control, decoded.name, after ? Operation::Update : Operation::Delete,
-					 key(decoded, *after), std::nullopt, std::move(after));
+			if (!after || (*after)[0].value != transaction_.region)
+				return;
+			Image pk = key(decoded, *after);
+			emit(AckLedger::Control, decoded.name, Operation::Update, std::move(pk), std::nullopt, std::move(after));
 			return;
 		}
 		switch (change->action)
