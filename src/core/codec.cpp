@@ -1,8 +1,8 @@
 // ChangeEvent <-> JSON.
 //
-// Writing runs once per changed row while the WAL is decoded, reading once per change and region: neither builds a tree.
-// decode is where bytes from outside become a type: what it lets through, the applier may rely on without asking again
-// (an INSERT has an after image, a position is not 0, a stamp is a timestamptz).
+// Writing runs once per changed row while the WAL is decoded, reading once per change and region: neither builds a
+// tree. decode is where bytes from outside become a type: what it lets through, the applier may rely on without asking
+// again (an INSERT has an after image, a position is not 0, a stamp is a timestamptz).
 #include "core/codec.h"
 
 #include "core/json.h"
@@ -198,7 +198,7 @@ public:
 		auto check = [&](auto number)
 		{
 			if (!number || std::cmp_less(*number, min) ||
-				std::cmp_greater(*number, std::numeric_limits<Integer>::max()))
+			    std::cmp_greater(*number, std::numeric_limits<Integer>::max()))
 				fail(key, "out of range: " + quoted(value.text));
 			return static_cast<Integer>(*number);
 		};
@@ -208,10 +208,7 @@ public:
 			return check(integerOf(value));
 	}
 
-	bool boolean(std::string_view key) const
-	{
-		return require(key, JsonKind::Boolean, "a boolean").text == "true";
-	}
+	bool boolean(std::string_view key) const { return require(key, JsonKind::Boolean, "a boolean").text == "true"; }
 
 	Hlc hlc(std::string_view key) const
 	{
@@ -289,7 +286,7 @@ Image imageOf(const Reader &object)
 			image.push_back({member.key, std::nullopt});
 		else
 			object.fail(quoted(member.key),
-						std::string("a string or null expected, ") + toText(member.value.kind) + " found");
+			            std::string("a string or null expected, ") + toText(member.value.kind) + " found");
 	}
 	return image;
 }
@@ -318,7 +315,7 @@ Envelope envelopeOf(const Reader &object)
 	auto version = object.integer<int64_t>("version");
 	if (version != kEventVersion)
 		object.fail("version", "this mrsync reads version " + std::to_string(kEventVersion) +
-								   ", the event has version " + std::to_string(version));
+		                           ", the event has version " + std::to_string(version));
 
 	Envelope tx;
 	tx.incarnation = object.integer<int64_t>("incarnation", 0);

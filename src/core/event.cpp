@@ -24,8 +24,7 @@ const char *toText(Operation op)
 
 std::optional<Operation> parseOperation(std::string_view text)
 {
-	for (Operation op :
-		 {Operation::Insert, Operation::Update, Operation::Delete, Operation::Truncate, Operation::Ddl})
+	for (Operation op : {Operation::Insert, Operation::Update, Operation::Delete, Operation::Truncate, Operation::Ddl})
 		if (text == toText(op))
 			return op;
 	return std::nullopt;

@@ -181,7 +181,7 @@ std::optional<Hlc> parseHlc(std::string_view text)
 	if (!scan.ok() || scan.left() != 0)
 		return std::nullopt;
 	if (date.year < 1 || date.month < 1 || date.month > 12 || date.day < 1 ||
-		date.day > daysInMonth(date.year, date.month) || hour > 23 || minute > 59 || second > 59)
+	    date.day > daysInMonth(date.year, date.month) || hour > 23 || minute > 59 || second > 59)
 		return std::nullopt;
 	if (date.year > 294276)
 		return std::nullopt; // before the arithmetic below can overflow

@@ -21,14 +21,14 @@ Sha1 sha1(std::string_view data)
 	Sha1 digest;
 	unsigned int length = 0;
 	if (EVP_Digest(data.data(), data.size(), digest.data(), &length, EVP_sha1(), nullptr) != 1 ||
-		length != digest.size())
+	    length != digest.size())
 		throw std::runtime_error("libcrypto refuses SHA-1, which identities are made of");
 	return digest;
 }
 
 // Drawn once at random; every version 5 id of ours hangs on it.
 constexpr Uuid kNamespace{
-	{0xca, 0xee, 0xfc, 0x40, 0xad, 0x32, 0x43, 0x6c, 0xa7, 0x66, 0x68, 0xfd, 0xc3, 0xee, 0x7e, 0xec}};
+    {0xca, 0xee, 0xfc, 0x40, 0xad, 0x32, 0x43, 0x6c, 0xa7, 0x66, 0x68, 0xfd, 0xc3, 0xee, 0x7e, 0xec}};
 
 void addPart(std::string &name, std::string_view part)
 {
@@ -172,7 +172,7 @@ Uuid linkId(std::string_view group, std::string_view source, std::string_view ta
 }
 
 Uuid conflictId(std::string_view table, std::string_view rowPk, Hlc hlcA, std::string_view regionA, Hlc hlcB,
-				std::string_view regionB)
+                std::string_view regionB)
 {
 	// Which side was the incoming one depends on the region that looks; the order of the versions does not.
 	bool swap = hlcB != hlcA ? hlcB < hlcA : regionB < regionA;

@@ -71,7 +71,10 @@ int hex4(const char *at)
 	for (int i = 0; i < 4; ++i)
 	{
 		char c = at[i];
-		int digit = isDigit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+		int digit = isDigit(c)             ? c - '0'
+		            : c >= 'a' && c <= 'f' ? c - 'a' + 10
+		            : c >= 'A' && c <= 'F' ? c - 'A' + 10
+		                                   : -1;
 		if (digit < 0)
 			return -1;
 		value = value << 4 | digit;

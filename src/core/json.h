@@ -54,8 +54,8 @@ constexpr int kJsonDepth = 64;
 // The members in the order of the text. The slices live as long as the text does.
 std::vector<JsonMember> parseJsonObject(std::string_view text);
 
-std::string stringOf(const JsonValue &string);					// with its escapes undone
-std::optional<int64_t> integerOf(const JsonValue &integer);		// empty: does not fit
-std::optional<uint64_t> unsignedOf(const JsonValue &integer);	// empty: does not fit
+std::string stringOf(const JsonValue &string);                // with its escapes undone
+std::optional<int64_t> integerOf(const JsonValue &integer);   // empty: does not fit
+std::optional<uint64_t> unsignedOf(const JsonValue &integer); // empty: does not fit
 
 } // namespace mrsync

@@ -14,9 +14,9 @@ ConflictType conflictOf(LocalKind local, bool deletes, bool updates)
 	case LocalKind::Absent:
 		return deletes ? ConflictType::DeleteMissing : updates ? ConflictType::UpdateMissing : ConflictType::None;
 	case LocalKind::Live:
-		return deletes	 ? ConflictType::DeleteOriginDiffers
-			   : updates ? ConflictType::UpdateOriginDiffers
-						 : ConflictType::InsertExists;
+		return deletes   ? ConflictType::DeleteOriginDiffers
+		       : updates ? ConflictType::UpdateOriginDiffers
+		                 : ConflictType::InsertExists;
 	case LocalKind::Tombstone:
 		return deletes ? ConflictType::DeleteMissing : ConflictType::UpdateDeleted;
 	}

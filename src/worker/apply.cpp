@@ -43,7 +43,7 @@ void Apply::relate(LocalState &local, const ChangeEvent &event, const SeenVector
 	if (local.seenByIncoming || version.region == region_->region || version < Version{event.hlc, event.region})
 		return;
 	// A third region's version that wins: had its writer seen the event? Then nothing is in conflict.
-	spi::Rows rows = spi::query("SELECT seen FROM mrsync.applied_event WHERE region_id = $1 AND hlc = $2::mrsync.hlc",
+	spi::Rows rows = spi::query("SELECT seen FROM mrsync.applied_event WHERE region_id = $1 AND hlc OPERATOR(mrsync.=) $2::mrsync.hlc",
 								{version.region, toText(version.hlc)});
 	for (const spi::Row &row : rows)
 	{

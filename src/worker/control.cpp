@@ -126,7 +126,7 @@ void ControlPlane::store(const std::string &peer, const std::vector<std::string>
 			spi::execute("INSERT INTO mrsync.heartbeat AS h (region_id, hlc, sequence, sent_at) "
 						 "VALUES ($1, $2::mrsync.hlc, $3::bigint, $4::timestamptz) ON CONFLICT (region_id) DO UPDATE SET "
 						 "hlc = excluded.hlc, sequence = excluded.sequence, sent_at = excluded.sent_at "
-						 "WHERE h.hlc < excluded.hlc",
+						 "WHERE h.hlc OPERATOR(mrsync.<) excluded.hlc",
 						 {peer, valueOf(row, "hlc"), valueOf(row, "sequence"), valueOf(row, "sent_at")});
 			if (PeerShared *shared = peerShared(worker_.region, peer, true))
 			{
@@ -140,7 +140,7 @@ void ControlPlane::store(const std::string &peer, const std::vector<std::string>
 						 "committed_at, lag_ms) VALUES ($1, $2, $3::mrsync.hlc, $4::bigint, $5::uuid, $6::timestamptz, "
 						 "$7::bigint) ON CONFLICT (region_id, source_region) DO UPDATE SET hlc = excluded.hlc, sequence = "
 						 "excluded.sequence, event_id = excluded.event_id, committed_at = excluded.committed_at, lag_ms = "
-						 "excluded.lag_ms WHERE a.hlc < excluded.hlc",
+						 "excluded.lag_ms WHERE a.hlc OPERATOR(mrsync.<) excluded.hlc",
 						 {peer, valueOf(row, "source_region"), valueOf(row, "hlc"), valueOf(row, "sequence"),
 						  valueOf(row, "event_id"), valueOf(row, "committed_at"), valueOf(row, "lag_ms")});
 			if (valueOf(row, "source_region") == std::string(worker_.region->region))
