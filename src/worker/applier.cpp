@@ -38,6 +38,7 @@ namespace mrsync
 namespace
 {
 
+constexpr size_t kMostRecords = 1000; // taken from the consumer at a time
 constexpr long kRetryFirstMs = 10;
 constexpr long kRetryLongestMs = 5000;
 
@@ -69,18 +70,16 @@ public:
 		{
 			worker_.reloadSettings();
 			kafka::Consumer::Polled polled =
-				consumer_->poll(1000, 0, [&](kafka::Record &&record) { receive(std::move(record)); });
+				consumer_->poll(kMostRecords, 0, [&](kafka::Record &&record) { receive(std::move(record)); });
 			if (polled.fatal)
 				throw PgError(ERRCODE_DATA_EXCEPTION, "topic " + topic_ + " cannot be read on at offset " +
 														  std::to_string(nextOffset_) + ": " + *polled.fatal)
 					.hint("What lies between is not in the topic any more; nothing is skipped.");
 			if (polled.records > 0 || polled.atEnd)
-			{
 				trouble_.clear();
-				worker_.shared->caughtUp.store(polled.atEnd && inbox_.empty());
-			}
 			else if (polled.lastError)
 				trouble_ = *polled.lastError;
+			worker_.shared->caughtUp.store(isCaughtUp(polled));
 			worker_.state(trouble_.empty() ? "" : "waiting for the broker: " + trouble_);
 			long pause = std::min(acknowledge(polled.records == 0), retryParked());
 			worker_.wait(polled.records > 0 ? 0 : pause);
@@ -145,6 +144,17 @@ private:
 		config.clientId = std::string("mrsync-") + region_->region;
 		config.topic = topic_;
 		consumer_ = std::make_unique<kafka::Consumer>(config, offset, worker_.wakeFd());
+	}
+
+	// The broker says where a topic ends only half a second after we got there; the source's own word may be sooner.
+	bool isCaughtUp(const kafka::Consumer::Polled &polled) const
+	{
+		if (!inbox_.empty() || !trouble_.empty())
+			return false;
+		if (polled.atEnd || (polled.records == 0 && worker_.shared->caughtUp.load()))
+			return true;
+		const PeerShared *peer = peerShared(region_, worker_.peer, false);
+		return peer && polled.records < kMostRecords && chain_.sequence() >= peer->headSequence.load();
 	}
 
 	void receive(kafka::Record &&record)
