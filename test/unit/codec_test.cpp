@@ -42,8 +42,23 @@ ChangeEvent sample()
 
 std::string randomText(test::Random &random)
 {
-	const std::string_view pieces[] = {"a", "B", "0", " ", "\"", "\\", "/", "\n", "\t", "\x01", "\x7F", "\xC3\xA9",
-									   "\xE2\x80\xA8", "\xEF\xBF\xBF", "\xF0\x9F\x98\x80", "{}", "null"};
+	const std::string_view pieces[] = {"a",
+	                                   "B",
+	                                   "0",
+	                                   " ",
+	                                   "\"",
+	                                   "\\",
+	                                   "/",
+	                                   "\n",
+	                                   "\t",
+	                                   "\x01",
+	                                   "\x7F",
+	                                   "\xC3\xA9",
+	                                   "\xE2\x80\xA8",
+	                                   "\xEF\xBF\xBF",
+	                                   "\xF0\x9F\x98\x80",
+	                                   "{}",
+	                                   "null"};
 	std::string text;
 	for (uint64_t n = random.below(10); n > 0; --n)
 		text += pieces[random.below(std::size(pieces))];
@@ -94,7 +109,7 @@ ChangeEvent randomEvent(test::Random &random)
 		event.tx.seen.emplace();
 		for (uint64_t n = random.below(4); n > 0; --n)
 			event.tx.seen->emplace(randomText(random),
-								   SeenEntry{random.bits() >> shift, Hlc{random.between(kHlcMin, kHlcMax)}});
+			                       SeenEntry{random.bits() >> shift, Hlc{random.between(kHlcMin, kHlcMax)}});
 	}
 	return event;
 }
@@ -103,12 +118,12 @@ ChangeEvent randomEvent(test::Random &random)
 TEST(CodecTest, TheFormIsTheDocumentedOne)
 {
 	EXPECT_EQ(encoded(sample()),
-			  R"({"event_id":"019aafa6-1234-7abc-8def-0123456789ab","region_id":"eu","table_name":"public.accounts",)"
-			  R"("row_pk":{"id":"1"},"operation":"UPDATE","before_image":{"id":"1","name":null},)"
-			  R"("after_image":{"id":"1","name":"Zoë \"quoted\"\n"},"committed_at":"2026-11-23 08:11:00.122456Z",)"
-			  R"("hlc_timestamp":"2026-11-23 08:11:00.123456Z","transaction":{"version":1,"incarnation":3,)"
-			  R"("sequence":42,"previous":41,"lsn":"1/16B3748","xid":745,"schema_version":2,"position":1,)"
-			  R"("seen":{"us":{"sequence":9,"hlc":"2026-11-23 08:11:00.123456Z"}},"last":false}})");
+	          R"({"event_id":"019aafa6-1234-7abc-8def-0123456789ab","region_id":"eu","table_name":"public.accounts",)"
+	          R"("row_pk":{"id":"1"},"operation":"UPDATE","before_image":{"id":"1","name":null},)"
+	          R"("after_image":{"id":"1","name":"Zoë \"quoted\"\n"},"committed_at":"2026-11-23 08:11:00.122456Z",)"
+	          R"("hlc_timestamp":"2026-11-23 08:11:00.123456Z","transaction":{"version":1,"incarnation":3,)"
+	          R"("sequence":42,"previous":41,"lsn":"1/16B3748","xid":745,"schema_version":2,"position":1,)"
+	          R"("seen":{"us":{"sequence":9,"hlc":"2026-11-23 08:11:00.123456Z"}},"last":false}})");
 }
 
 TEST(CodecTest, EveryEventSurvives)
@@ -167,9 +182,9 @@ TEST(CodecTest, SeenGoesBothWays)
 	EXPECT_EQ(std::get<SeenVector>(result), seen);
 	EXPECT_EQ(encodeSeen({}), "{}");
 	EXPECT_EQ(std::get<DecodeError>(decodeSeen(R"({"eu":{"sequence":-1,"hlc":"5"}})")).message,
-			  "seen.eu.sequence: out of range: \"-1\"");
+	          "seen.eu.sequence: out of range: \"-1\"");
 	EXPECT_EQ(std::get<DecodeError>(decodeSeen(R"({"eu":5})")).message,
-			  "seen.eu: an object expected, an integer found");
+	          "seen.eu: an object expected, an integer found");
 }
 
 TEST(CodecTest, MarkLastSettlesTheEnd)
@@ -212,10 +227,11 @@ TEST(CodecTest, ARefusalNamesTheFieldAndTheFault)
 	EXPECT_EQ(errorOf("{}"), "transaction: missing");
 	EXPECT_EQ(errorOf(good + "x"), "event: text behind the closing brace at byte " + std::to_string(good.size()));
 	EXPECT_EQ(refusal("\"version\":1", "\"version\":2"),
-			  "transaction.version: this mrsync reads version 1, the event has version 2");
-	EXPECT_EQ(refusal("\"version\":1", "\"version\":\"1\""), "transaction.version: an integer expected, a string found");
+	          "transaction.version: this mrsync reads version 1, the event has version 2");
+	EXPECT_EQ(refusal("\"version\":1", "\"version\":\"1\""),
+	          "transaction.version: an integer expected, a string found");
 	EXPECT_EQ(refusal("\"event_id\":\"0", "\"event_id\":\"x"),
-			  "event_id: not a UUID: \"x19aafa6-1234-7abc-8def-0123456789ab\"");
+	          "event_id: not a UUID: \"x19aafa6-1234-7abc-8def-0123456789ab\"");
 	EXPECT_EQ(refusal("\"eu\"", "\"\""), "region_id: empty");
 	EXPECT_EQ(refusal("\"eu\"", "null"), "region_id: a string expected, null found");
 	EXPECT_EQ(refusal("\"table_name\"", "\"tablename\""), "table_name: missing");
@@ -225,18 +241,17 @@ TEST(CodecTest, ARefusalNamesTheFieldAndTheFault)
 	EXPECT_EQ(refusal("\"name\":null", "\"id\":null"), "before_image: a key occurs twice in an object");
 	EXPECT_EQ(refusal("\"UPDATE\"", "\"UPSERT\""), "operation: unknown: \"UPSERT\"");
 	EXPECT_EQ(refusal("08:11:00.122456Z", "08:61:00Z"),
-			  "committed_at: not a timestamp in UTC: \"2026-11-23 08:61:00Z\"");
+	          "committed_at: not a timestamp in UTC: \"2026-11-23 08:61:00Z\"");
 	EXPECT_EQ(refusal("\"sequence\":42", "\"sequence\":-1"), "transaction.sequence: out of range: \"-1\"");
 	EXPECT_EQ(refusal("\"sequence\":42", "\"sequence\":1e3"),
-			  "transaction.sequence: an integer expected, a number with fraction or exponent found");
+	          "transaction.sequence: an integer expected, a number with fraction or exponent found");
 	EXPECT_EQ(refusal("\"position\":1", "\"position\":0"), "transaction.position: out of range: \"0\"");
 	EXPECT_EQ(refusal("\"position\":1", "\"position\":4294967296"),
-			  "transaction.position: out of range: \"4294967296\"");
+	          "transaction.position: out of range: \"4294967296\"");
 	EXPECT_EQ(refusal("1/16B3748", "1-16B3748"), "transaction.lsn: not an LSN: \"1-16B3748\"");
 	EXPECT_EQ(refusal("1/16B3748", "1/"), "transaction.lsn: not an LSN: \"1/\"");
 	EXPECT_EQ(refusal("1/16B3748", "1/116B37480"), "transaction.lsn: not an LSN: \"1/116B37480\"");
-	EXPECT_EQ(refusal("{\"us\":", "{\"us\":null,\"ap\":"),
-			  "transaction.seen.us: an object expected, null found");
+	EXPECT_EQ(refusal("{\"us\":", "{\"us\":null,\"ap\":"), "transaction.seen.us: an object expected, null found");
 	EXPECT_EQ(refusal("\"last\":false", "\"last\":0"), "transaction.last: a boolean expected, an integer found");
 }
 

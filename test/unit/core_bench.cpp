@@ -48,21 +48,21 @@ int main()
 		encode(event, json);
 		std::printf("UPDATE of %d columns, %zu bytes\n", columns, json.size());
 		measure("  encode", 1'000'000 / columns,
-				[&](uint64_t)
-				{
-					json.clear();
-					encode(event, json);
-					sink = sink + json.size();
-				});
+		        [&](uint64_t)
+		        {
+			        json.clear();
+			        encode(event, json);
+			        sink = sink + json.size();
+		        });
 		measure("  decode", 1'000'000 / columns, [&](uint64_t) { sink = sink + decode(json).index(); });
 	}
 	Hlc hlc{848736660123456};
 	measure("eventId", 1'000'000, [&](uint64_t i) { sink = sink + eventId(hlc, "eu", 0x1'616B3748, i).bytes[15]; });
 	measure("conflictId", 100'000,
-			[&](uint64_t)
-			{ sink = sink + conflictId("public.accounts", "{\"id\":\"1\"}", hlc, "eu", hlc, "us").bytes[15]; });
+	        [&](uint64_t)
+	        { sink = sink + conflictId("public.accounts", "{\"id\":\"1\"}", hlc, "eu", hlc, "us").bytes[15]; });
 	measure("hlc text, there and back", 1'000'000,
-			[&](uint64_t i)
-			{ sink = sink + static_cast<size_t>(parseHlc(toText(Hlc{hlc.value + static_cast<int64_t>(i)}))->value); });
+	        [&](uint64_t i)
+	        { sink = sink + static_cast<size_t>(parseHlc(toText(Hlc{hlc.value + static_cast<int64_t>(i)}))->value); });
 	return 0;
 }

@@ -29,11 +29,10 @@ TEST(UuidTest, TextGoesBothWays)
 
 TEST(UuidTest, RefusesWhatIsNoUuid)
 {
-	for (const char *text :
-		 {"", "6ba7b810-9dad-11d1-80b4-00c04fd430c", "6ba7b810-9dad-11d1-80b4-00c04fd430c80",
-		  "6ba7b810x9dad-11d1-80b4-00c04fd430c8", "6ba7b8109-dad-11d1-80b4-00c04fd430c8",
-		  "6ba7b810-9dad-11d1-80b4-00c04fd430cg", "{6ba7b810-9dad-11d1-80b4-00c04fd430}",
-		  "6ba7b8109dad11d180b400c04fd430c8", "------------------------------------"})
+	for (const char *text : {"", "6ba7b810-9dad-11d1-80b4-00c04fd430c", "6ba7b810-9dad-11d1-80b4-00c04fd430c80",
+	                         "6ba7b810x9dad-11d1-80b4-00c04fd430c8", "6ba7b8109-dad-11d1-80b4-00c04fd430c8",
+	                         "6ba7b810-9dad-11d1-80b4-00c04fd430cg", "{6ba7b810-9dad-11d1-80b4-00c04fd430}",
+	                         "6ba7b8109dad11d180b400c04fd430c8", "------------------------------------"})
 		EXPECT_FALSE(parseUuid(text)) << text;
 }
 
@@ -49,7 +48,8 @@ TEST(NameIdTest, KnownVectors)
 TEST(NameIdTest, OurIdsDoNotChange)
 {
 	EXPECT_EQ(toText(linkId("shop", "eu", "us")), "424eeac4-2a07-564b-afff-727f3814a42f");
-	EXPECT_EQ(toText(conflictId("public.t", "{\"id\":\"1\"}", Hlc{1}, "eu", Hlc{2}, "us")), "eefdf91c-5ddb-564e-80ca-ced93f27d8cf");
+	EXPECT_EQ(toText(conflictId("public.t", "{\"id\":\"1\"}", Hlc{1}, "eu", Hlc{2}, "us")),
+	          "eefdf91c-5ddb-564e-80ca-ced93f27d8cf");
 	EXPECT_EQ(toText(eventId(kSomeTime, "eu", 0x16B3748, 0)), "01a20775-569b-7608-b800-b59ba4000000");
 }
 
@@ -101,10 +101,12 @@ TEST(EventIdTest, RoundsTimeDownBefore2000Too)
 TEST(EventIdTest, IsOrderedWithinATransaction)
 {
 	constexpr uint64_t wrap = uint64_t{1} << 26;
-	for (uint64_t lsn : {uint64_t{0}, uint64_t{0x16B3748}, uint64_t{0xFFFFFFFF} & ~uint64_t{7}, uint64_t{0x1234'0000'0008}})
+	for (uint64_t lsn :
+	     {uint64_t{0}, uint64_t{0x16B3748}, uint64_t{0xFFFFFFFF} & ~uint64_t{7}, uint64_t{0x1234'0000'0008}})
 	{
 		Uuid last = eventId(kSomeTime, "eu", lsn, 0);
-		for (uint64_t index : {uint64_t{1}, uint64_t{2}, uint64_t{255}, uint64_t{256}, wrap - 1, wrap, wrap + 1, 2 * wrap})
+		for (uint64_t index :
+		     {uint64_t{1}, uint64_t{2}, uint64_t{255}, uint64_t{256}, wrap - 1, wrap, wrap + 1, 2 * wrap})
 		{
 			Uuid id = eventId(kSomeTime, "eu", lsn, index);
 			ASSERT_LT(last, id) << lsn << " " << index;
@@ -119,7 +121,8 @@ TEST(EventIdTest, IsUniqueOverSimulatedCommits)
 	test::Random random(2);
 	std::unordered_set<std::string> ids;
 	size_t made = 0;
-	for (const char *region : {"eu", "us", "ap", "a region whose name is longer than the sixty-four bytes of the cache, and more"})
+	for (const char *region :
+	     {"eu", "us", "ap", "a region whose name is longer than the sixty-four bytes of the cache, and more"})
 	{
 		uint64_t lsn = 0x1000000;
 		for (int commit = 0; commit < 5'000; ++commit)

@@ -37,7 +37,7 @@ JanssonPtr jansson(std::string_view text)
 TEST(JsonTest, ReadsMembersInOrder)
 {
 	std::vector<JsonMember> members =
-		parseJsonObject(R"( { "z" : 1 , "a":"x\"y", "m":{"q":[1,{}]},"n":null,"t":true,"r":-1.5e3 } )");
+	    parseJsonObject(R"( { "z" : 1 , "a":"x\"y", "m":{"q":[1,{}]},"n":null,"t":true,"r":-1.5e3 } )");
 	ASSERT_EQ(members.size(), 6u);
 	EXPECT_EQ(members[0].key, "z");
 	EXPECT_EQ(members[0].value.kind, JsonKind::Integer);
@@ -54,20 +54,57 @@ TEST(JsonTest, ReadsMembersInOrder)
 TEST(JsonTest, UndoesEscapes)
 {
 	std::vector<JsonMember> members =
-		parseJsonObject(R"({"\u006bey":"\"\\\/\b\f\n\r\t\u0001\u00e9\u20ac\ud83d\ude00x"})");
+	    parseJsonObject(R"({"\u006bey":"\"\\\/\b\f\n\r\t\u0001\u00e9\u20ac\ud83d\ude00x"})");
 	EXPECT_EQ(members[0].key, "key");
 	EXPECT_EQ(stringOf(members[0].value), "\"\\/\b\f\n\r\t\x01\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80x");
 }
 
 TEST(JsonTest, RefusesWhatIsNoObject)
 {
-	for (const char *text :
-		 {"", " ", "null", "[]", "1", "\"a\"", "{", "}", "{}}", "{} x", "{a:1}", "{\"a\"}", "{\"a\":}", "{\"a\":1,}",
-		  "{,\"a\":1}", "{\"a\":1 \"b\":2}", "{\"a\":01}", "{\"a\":-}", "{\"a\":1.}", "{\"a\":.5}", "{\"a\":1e}",
-		  "{\"a\":+1}", "{\"a\":0x1}", "{\"a\":NaN}", "{\"a\":nul}", "{\"a\":tru}", "{\"a\":\"}", "{\"a\":\"\\\"}",
-		  "{\"a\":\"\\x\"}", "{\"a\":\"\\u12\"}", "{\"a\":\"\\u12g4\"}", "{\"a\":\"\\u0000\"}", "{\"a\":\"\\ud800\"}",
-		  "{\"a\":\"\\udc00\"}", "{\"a\":\"\\ud800\\u0041\"}", "{\"a\":\"\\ud800x\"}", "{\"a\":\"\n\"}", "{\"a\":[1,]}",
-		  "{\"a\":[1 2]}", "{\"a\":[}", "{\"a\":1,\"a\":2}", "{\"a\":1,\"\\u0061\":2}", "{'a':1}", "{\"a\":1}\x01"})
+	for (const char *text : {"",
+	                         " ",
+	                         "null",
+	                         "[]",
+	                         "1",
+	                         "\"a\"",
+	                         "{",
+	                         "}",
+	                         "{}}",
+	                         "{} x",
+	                         "{a:1}",
+	                         "{\"a\"}",
+	                         "{\"a\":}",
+	                         "{\"a\":1,}",
+	                         "{,\"a\":1}",
+	                         "{\"a\":1 \"b\":2}",
+	                         "{\"a\":01}",
+	                         "{\"a\":-}",
+	                         "{\"a\":1.}",
+	                         "{\"a\":.5}",
+	                         "{\"a\":1e}",
+	                         "{\"a\":+1}",
+	                         "{\"a\":0x1}",
+	                         "{\"a\":NaN}",
+	                         "{\"a\":nul}",
+	                         "{\"a\":tru}",
+	                         "{\"a\":\"}",
+	                         "{\"a\":\"\\\"}",
+	                         "{\"a\":\"\\x\"}",
+	                         "{\"a\":\"\\u12\"}",
+	                         "{\"a\":\"\\u12g4\"}",
+	                         "{\"a\":\"\\u0000\"}",
+	                         "{\"a\":\"\\ud800\"}",
+	                         "{\"a\":\"\\udc00\"}",
+	                         "{\"a\":\"\\ud800\\u0041\"}",
+	                         "{\"a\":\"\\ud800x\"}",
+	                         "{\"a\":\"\n\"}",
+	                         "{\"a\":[1,]}",
+	                         "{\"a\":[1 2]}",
+	                         "{\"a\":[}",
+	                         "{\"a\":1,\"a\":2}",
+	                         "{\"a\":1,\"\\u0061\":2}",
+	                         "{'a':1}",
+	                         "{\"a\":1}\x01"})
 	{
 		EXPECT_FALSE(accepts(text)) << text;
 		EXPECT_TRUE(jansson(text) == nullptr || !json_is_object(jansson(text).get())) << text;
@@ -78,11 +115,12 @@ TEST(JsonTest, RefusesWhatIsNoObject)
 
 TEST(JsonTest, RefusesInvalidUtf8)
 {
-	for (const char *text : {"\x80", "\xC0\x80", "\xC1\xBF", "\xC2", "\xC2\x20", "\xE0\x9F\xBF", "\xED\xA0\x80",
-							 "\xED\xBF\xBF", "\xEF\xBF", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF"})
+	for (const char *text :
+	     {"\x80", "\xC0\x80", "\xC1\xBF", "\xC2", "\xC2\x20", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xED\xBF\xBF",
+	      "\xEF\xBF", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF"})
 		EXPECT_FALSE(accepts(std::string("{\"a\":\"") + text + "\"}")) << testing::PrintToString(text);
 	for (const char *text : {"\xC2\x80", "\xDF\xBF", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xEE\x80\x80", "\xEF\xBF\xBF",
-							 "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF"})
+	                         "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF"})
 		EXPECT_TRUE(accepts(std::string("{\"a\":\"") + text + "\"}")) << testing::PrintToString(text);
 }
 
@@ -127,8 +165,9 @@ TEST(JsonTest, NumbersSayWhenTheyDoNotFit)
 TEST(JsonTest, WritesWhatJanssonReads)
 {
 	test::Random random(1);
-	const std::string_view pieces[] = {"a", "\"", "\\", "/", "\n", "\x01", "\x1F", "\x7F", "\xC3\xA9",
-									   "\xE2\x80\xA8", "\xF0\x9F\x98\x80", "plain text"};
+	const std::string_view pieces[] = {
+	    "a",         "\"", "\\", "/", "\n", "\x01", "\x1F", "\x7F", "\xC3\xA9", "\xE2\x80\xA8", "\xF0\x9F\x98\x80",
+	    "plain text"};
 	for (int i = 0; i < 20'000; ++i)
 	{
 		std::string value;
@@ -158,7 +197,7 @@ TEST(JsonTest, AgreesWithJanssonOnMutatedText)
 {
 	test::Random random(2);
 	const std::string original =
-		R"({"key":"v\u00e9\n\"","b":[1,-2.5e3,true,false,null,{"c":{}}],"d":{"e":"\ud83d\ude00"},"f":0,"g":"é"})";
+	    R"({"key":"v\u00e9\n\"","b":[1,-2.5e3,true,false,null,{"c":{}}],"d":{"e":"\ud83d\ude00"},"f":0,"g":"é"})";
 	constexpr std::string_view alphabet = "{}[]\":,\\u0123dD8ceE+-.tfnrl/ \xC3\xA9\x80\x01";
 	size_t accepted = 0;
 	for (int i = 0; i < 200'000; ++i)

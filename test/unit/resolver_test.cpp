@@ -18,7 +18,7 @@ constexpr Operation kOperations[] = {Operation::Insert, Operation::Update, Opera
 constexpr LocalKind kKinds[] = {LocalKind::Absent, LocalKind::Live, LocalKind::Tombstone};
 
 Decision resolveWith(LocalKind kind, Version local, Operation op, Version incoming, bool sameTransaction = false,
-					 bool seenByIncoming = false, bool sawIncoming = false)
+                     bool seenByIncoming = false, bool sawIncoming = false)
 {
 	return resolve({kind, std::move(local), sameTransaction, seenByIncoming, sawIncoming}, op, incoming);
 }
@@ -37,15 +37,15 @@ struct Expected
 
 // The whole table, as docs/conflicts.md shows it.
 const Expected kTable[] = {
-	{LocalKind::Absent, Operation::Insert, Action::Insert, Action::Insert, ConflictType::None},
-	{LocalKind::Absent, Operation::Update, Action::Insert, Action::Insert, ConflictType::UpdateMissing},
-	{LocalKind::Absent, Operation::Delete, Action::RememberDelete, Action::RememberDelete, ConflictType::DeleteMissing},
-	{LocalKind::Live, Operation::Insert, Action::Overwrite, Action::Keep, ConflictType::InsertExists},
-	{LocalKind::Live, Operation::Update, Action::Overwrite, Action::Keep, ConflictType::UpdateOriginDiffers},
-	{LocalKind::Live, Operation::Delete, Action::Delete, Action::Keep, ConflictType::DeleteOriginDiffers},
-	{LocalKind::Tombstone, Operation::Insert, Action::Insert, Action::Keep, ConflictType::UpdateDeleted},
-	{LocalKind::Tombstone, Operation::Update, Action::Insert, Action::Keep, ConflictType::UpdateDeleted},
-	{LocalKind::Tombstone, Operation::Delete, Action::RememberDelete, Action::Keep, ConflictType::DeleteMissing},
+    {LocalKind::Absent, Operation::Insert, Action::Insert, Action::Insert, ConflictType::None},
+    {LocalKind::Absent, Operation::Update, Action::Insert, Action::Insert, ConflictType::UpdateMissing},
+    {LocalKind::Absent, Operation::Delete, Action::RememberDelete, Action::RememberDelete, ConflictType::DeleteMissing},
+    {LocalKind::Live, Operation::Insert, Action::Overwrite, Action::Keep, ConflictType::InsertExists},
+    {LocalKind::Live, Operation::Update, Action::Overwrite, Action::Keep, ConflictType::UpdateOriginDiffers},
+    {LocalKind::Live, Operation::Delete, Action::Delete, Action::Keep, ConflictType::DeleteOriginDiffers},
+    {LocalKind::Tombstone, Operation::Insert, Action::Insert, Action::Keep, ConflictType::UpdateDeleted},
+    {LocalKind::Tombstone, Operation::Update, Action::Insert, Action::Keep, ConflictType::UpdateDeleted},
+    {LocalKind::Tombstone, Operation::Delete, Action::RememberDelete, Action::Keep, ConflictType::DeleteMissing},
 };
 
 TEST(ResolverTest, ConcurrentEventsFollowTheTable)
@@ -86,7 +86,7 @@ TEST(ResolverTest, AnAbsentRowHasNoRegion)
 {
 	// The version of an absent row means nothing, even if it happens to name the incoming region.
 	EXPECT_EQ(resolveWith(LocalKind::Absent, {{100}, "a"}, Operation::Update, {{200}, "a"}).conflict,
-			  ConflictType::UpdateMissing);
+	          ConflictType::UpdateMissing);
 }
 
 TEST(ResolverTest, ALaterEventOfTheSameTransactionAlwaysApplies)
@@ -114,8 +114,9 @@ TEST(ResolverTest, RegionsBreakTiesBytewise)
 	const std::vector<std::string> inOrder{"A", "B", "a", "b", "z", "\xC3\xA9"};
 	for (size_t i = 0; i < inOrder.size(); ++i)
 		for (size_t j = 0; j < inOrder.size(); ++j)
-			EXPECT_EQ(resolveWith(LocalKind::Live, {{5}, inOrder[i]}, Operation::Update, {{5}, inOrder[j]}).incomingWins,
-					  i < j);
+			EXPECT_EQ(
+			    resolveWith(LocalKind::Live, {{5}, inOrder[i]}, Operation::Update, {{5}, inOrder[j]}).incomingWins,
+			    i < j);
 }
 
 TEST(ResolverTest, ATruncationIsADelete)
@@ -126,7 +127,7 @@ TEST(ResolverTest, ATruncationIsADelete)
 			const Version &local = incomingIsLater ? kLow : kHigh;
 			const Version &incoming = incomingIsLater ? kHigh : kLow;
 			EXPECT_EQ(resolveWith(kind, local, Operation::Truncate, incoming),
-					  resolveWith(kind, local, Operation::Delete, incoming));
+			          resolveWith(kind, local, Operation::Delete, incoming));
 		}
 }
 
@@ -151,13 +152,13 @@ TEST(ConflictTypeTest, NamesAreThoseOfPostgres)
 {
 	std::set<std::string> names;
 	for (ConflictType type :
-		 {ConflictType::None, ConflictType::InsertExists, ConflictType::UpdateOriginDiffers, ConflictType::UpdateExists,
-		  ConflictType::UpdateMissing, ConflictType::UpdateDeleted, ConflictType::DeleteOriginDiffers,
-		  ConflictType::DeleteMissing, ConflictType::MultipleUniqueConflicts})
+	     {ConflictType::None, ConflictType::InsertExists, ConflictType::UpdateOriginDiffers, ConflictType::UpdateExists,
+	      ConflictType::UpdateMissing, ConflictType::UpdateDeleted, ConflictType::DeleteOriginDiffers,
+	      ConflictType::DeleteMissing, ConflictType::MultipleUniqueConflicts})
 		names.insert(toText(type));
 	EXPECT_EQ(names, (std::set<std::string>{"none", "insert_exists", "update_origin_differs", "update_exists",
-											"update_missing", "update_deleted", "delete_origin_differs",
-											"delete_missing", "multiple_unique_conflicts"}));
+	                                        "update_missing", "update_deleted", "delete_origin_differs",
+	                                        "delete_missing", "multiple_unique_conflicts"}));
 }
 
 // ---- the fold
@@ -199,11 +200,11 @@ void apply(Row &row, const RowTransaction &transaction)
 void expectConvergence(const std::vector<RowTransaction> &transactions, const std::vector<size_t> &deliveries)
 {
 	const RowTransaction &winner = *std::max_element(transactions.begin(), transactions.end(),
-													 [](const RowTransaction &a, const RowTransaction &b)
-													 { return a.front().version < b.front().version; });
+	                                                 [](const RowTransaction &a, const RowTransaction &b)
+	                                                 { return a.front().version < b.front().version; });
 	bool deleted = winner.back().op == Operation::Delete;
 	Row expected{deleted ? LocalKind::Tombstone : LocalKind::Live, winner.back().version,
-				 deleted ? -1 : winner.back().number};
+	             deleted ? -1 : winner.back().number};
 
 	std::vector<size_t> order = deliveries;
 	std::sort(order.begin(), order.end());
@@ -244,18 +245,18 @@ TEST(FoldTest, AllPermutationsOfUpToFiveEventsConverge)
 {
 	for (size_t count = 1; count <= 5; ++count)
 		for (size_t pattern = 0; pattern < 3; ++pattern)
-			forEachChoice(count, 3,
-						  [&](const std::vector<size_t> &ops)
-						  {
-							  std::vector<RowTransaction> transactions;
-							  for (size_t i = 0; i < count; ++i)
-								  transactions.push_back({{kOperations[ops[i]],
-														   {{stampOf(pattern, i)}, kRegions[i]},
-														   static_cast<int>(i)}});
-							  std::vector<size_t> deliveries(count);
-							  std::iota(deliveries.begin(), deliveries.end(), 0);
-							  expectConvergence(transactions, deliveries);
-						  });
+			forEachChoice(
+			    count, 3,
+			    [&](const std::vector<size_t> &ops)
+			    {
+				    std::vector<RowTransaction> transactions;
+				    for (size_t i = 0; i < count; ++i)
+					    transactions.push_back(
+					        {{kOperations[ops[i]], {{stampOf(pattern, i)}, kRegions[i]}, static_cast<int>(i)}});
+				    std::vector<size_t> deliveries(count);
+				    std::iota(deliveries.begin(), deliveries.end(), 0);
+				    expectConvergence(transactions, deliveries);
+			    });
 }
 
 // Without the dedup table a repeated event would still not change the row.
@@ -263,16 +264,15 @@ TEST(FoldTest, DuplicatesDoNotChangeTheFold)
 {
 	for (size_t pattern = 0; pattern < 3; ++pattern)
 		forEachChoice(3, 3,
-					  [&](const std::vector<size_t> &ops)
-					  {
-						  std::vector<RowTransaction> transactions;
-						  for (size_t i = 0; i < 3; ++i)
-							  transactions.push_back({{kOperations[ops[i]],
-													   {{stampOf(pattern, i)}, kRegions[i]},
-													   static_cast<int>(i)}});
-						  expectConvergence(transactions, {0, 1, 2, 0, 1});
-						  expectConvergence(transactions, {0, 1, 2, 2, 1, 2});
-					  });
+		              [&](const std::vector<size_t> &ops)
+		              {
+			              std::vector<RowTransaction> transactions;
+			              for (size_t i = 0; i < 3; ++i)
+				              transactions.push_back(
+				                  {{kOperations[ops[i]], {{stampOf(pattern, i)}, kRegions[i]}, static_cast<int>(i)}});
+			              expectConvergence(transactions, {0, 1, 2, 0, 1});
+			              expectConvergence(transactions, {0, 1, 2, 2, 1, 2});
+		              });
 }
 
 // Three transactions of two events on the same row each: delete and reinsert, insert and delete, and so on.
@@ -280,18 +280,18 @@ TEST(FoldTest, TransactionsOfSeveralEventsConverge)
 {
 	for (size_t pattern = 0; pattern < 3; ++pattern)
 		forEachChoice(6, 3,
-					  [&](const std::vector<size_t> &ops)
-					  {
-						  std::vector<RowTransaction> transactions;
-						  for (size_t i = 0; i < 3; ++i)
-						  {
-							  Version version{{stampOf(pattern, i)}, kRegions[i]};
-							  int number = static_cast<int>(2 * i);
-							  transactions.push_back({{kOperations[ops[2 * i]], version, number},
-													  {kOperations[ops[2 * i + 1]], version, number + 1}});
-						  }
-						  expectConvergence(transactions, {0, 1, 2});
-					  });
+		              [&](const std::vector<size_t> &ops)
+		              {
+			              std::vector<RowTransaction> transactions;
+			              for (size_t i = 0; i < 3; ++i)
+			              {
+				              Version version{{stampOf(pattern, i)}, kRegions[i]};
+				              int number = static_cast<int>(2 * i);
+				              transactions.push_back({{kOperations[ops[2 * i]], version, number},
+				                                      {kOperations[ops[2 * i + 1]], version, number + 1}});
+			              }
+			              expectConvergence(transactions, {0, 1, 2});
+		              });
 }
 
 } // namespace

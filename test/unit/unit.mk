@@ -1,7 +1,7 @@
 # Tests of src/core: no server, no Kafka. Included by the top-level Makefile; works alone too (make -f test/unit/unit.mk).
 #
 #   make unit         GoogleTest under ASan and UBSan, and a short simulation under them
-#   make sim          the simulation, optimised: SIM_ARGS="--seconds 60", "--seeds 17 1", "--self-test", ...
+#   make sim          the simulation, optimised, after a test of itself: SIM_ARGS="--seconds 60", "--seeds 17 1", ...
 #   make core-bench   what an event costs to write, read and name
 
 BUILD ?= build
@@ -24,6 +24,7 @@ unit: $(BUILD)/unit_tests $(BUILD)/sim_sanitized
 	$(BUILD)/sim_sanitized $(UNIT_SIM_ARGS)
 
 sim: $(BUILD)/sim_optimised
+	$(BUILD)/sim_optimised --self-test
 	$(BUILD)/sim_optimised $(SIM_ARGS)
 
 core-bench: $(BUILD)/core_bench

@@ -1,0 +1,48 @@
+// What every part of a simulated world shares.
+#pragma once
+
+#include "sim/history.h"
+#include "sim/kafka.h"
+#include "sim/options.h"
+#include "sim/scheduler.h"
+#include "unit/random.h"
+
+namespace mrsync::sim
+{
+
+// What the seed makes of the world. Times in microseconds.
+struct Plan
+{
+	int regions;
+	int rows;
+	int transactions;    // per region
+	int64_t duration;    // of the time in which transactions and faults begin
+	int64_t granularity; // of the physical clocks: coarse ones make stamps of two regions equal
+	int64_t maxClockSkew;
+	int64_t networkDelay;  // at most, for a record to reach the log, and an acknowledgement the producer
+	int64_t pollInterval;  // at most, of an applier
+	int64_t statementTime; // at most, between a transaction's statements and its stamp, and its stamp and its commit
+	uint64_t window;       // records under way
+	int faults;            // per kind and region, at most
+	bool forceOverride;
+};
+
+struct Context
+{
+	Plan plan;
+	Break broken;
+	test::Random random;
+	Scheduler scheduler;
+	Kafka kafka;
+	History history;
+
+	Context(const Plan &plan, Break broken, uint64_t seed)
+	    : plan(plan), broken(broken), random(seed), kafka(scheduler, plan.regions), history(plan.regions)
+	{
+	}
+
+	bool breaks(Break which) const { return broken == which; }
+	int64_t upTo(int64_t most) { return random.between(0, most); }
+};
+
+} // namespace mrsync::sim
