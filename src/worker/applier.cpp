@@ -80,7 +80,7 @@ public:
 			else if (polled.lastError)
 				trouble_ = *polled.lastError;
 			worker_.shared->caughtUp.store(isCaughtUp(polled));
-			worker_.state(trouble_.empty() ? "" : "waiting for the broker: " + trouble_);
+			worker_.state(trouble_.empty() ? "" : "no answer from the broker: " + trouble_);
 			long pause = std::min(acknowledge(polled.records == 0), retryParked());
 			worker_.wait(polled.records > 0 ? 0 : pause);
 		}
@@ -215,7 +215,7 @@ private:
 			int64_t allowed = static_cast<int64_t>(guc::maxClockSkewSeconds) * USECS_PER_SEC;
 			if (ahead <= allowed)
 				return;
-			worker_.state("waiting: the next transaction is stamped " + std::to_string(ahead / USECS_PER_SEC) +
+			worker_.state("the next transaction is stamped " + std::to_string(ahead / USECS_PER_SEC) +
 						  " s ahead of this server's clock (mrsync.max_clock_skew is " +
 						  std::to_string(guc::maxClockSkewSeconds) + " s)");
 			worker_.wait(std::min<int64_t>((ahead - allowed) / 1000 + 1, 1000));

@@ -235,9 +235,9 @@ private:
 		if (ledger_.drained())
 			worker_.state("");
 		else if (full_ && GetCurrentTimestamp() - fullSince_ > USECS_PER_SEC)
-			worker_.state("waiting: the broker does not take events" + (trouble_.empty() ? "" : ": " + trouble_));
+			worker_.state("the broker does not take events" + (trouble_.empty() ? "" : ": " + trouble_));
 		else if (!trouble_.empty())
-			worker_.state("waiting: the broker does not acknowledge: " + trouble_);
+			worker_.state("the broker does not acknowledge: " + trouble_);
 	}
 
 	// Confirms to the slot in steps: note where we are, wait until all before it is acknowledged, store `seen`, confirm.
