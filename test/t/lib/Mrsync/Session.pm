@@ -32,14 +32,19 @@ sub result
 	my ($self, $patience) = @_;
 	my $end = time + ($patience || $Mrsync::Lab::PATIENCE);
 	my $select = IO::Select->new($self->{out});
-	until ($self->{buffer} =~ s/\A(.*?)^\Q$self->{waiting}\E\n//ms)
+	my $text;
+	until (defined $text)
 	{
+		if ($self->{buffer} =~ s/\A(.*?)^\Q$self->{waiting}\E\n//ms)
+		{
+			$text = $1;
+			last;
+		}
 		croak "the session in $self->{region} does not answer" if time > $end;
 		next unless $select->can_read(1);
 		my $got = sysread $self->{out}, $self->{buffer}, 65536, length $self->{buffer};
 		croak "the session in $self->{region} has ended: $self->{buffer}" unless $got;
 	}
-	my $text = $1;
 	chomp $text;
 	return $text;
 }
