@@ -14,7 +14,7 @@
 
 int main(int argc, char **argv)
 {
-	if (argc < 2)
+	if (argc < 2 || argv[1][0] == '-')
 	{
 		fprintf(stderr, "usage: %s ADDRESS-FILE TOPIC...\n", argv[0]);
 		return 2;
