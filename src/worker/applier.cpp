@@ -20,6 +20,7 @@
 #include "worker/worker.h"
 
 #include <algorithm>
+#include <set>
 
 extern "C"
 {
@@ -266,6 +267,7 @@ private:
 	void applyOnce(int64_t nextOffset, bool oneByOne)
 	{
 		begin();
+		parkedRows_.clear();
 		const SeenVector seen = inbox_.first().tx.seen.value_or(SeenVector{});
 		if (recordApplied(seen))
 			inbox_.forEach(
@@ -332,6 +334,16 @@ private:
 
 	void applyOrPark(const ChangeEvent &event, const SeenVector &seen)
 	{
+		// The order of a transaction's events on one row must hold: behind a parked one the others wait, too.
+		std::string row = event.table + (event.pk ? encodeImage(*event.pk) : "");
+		if (event.pk && parkedRows_.count(row) > 0)
+		{
+			park(worker_.peer, event, seen,
+				 PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+						 "an earlier event of the same transaction and row is parked"));
+			worker_.shared->parked.fetch_add(1, std::memory_order_relaxed);
+			return;
+		}
 		ResourceOwner owner = CurrentResourceOwner;
 		pgCall([] { BeginInternalSubTransaction(nullptr); });
 		MemoryContextSwitchTo(eventContext_);
@@ -351,6 +363,7 @@ private:
 			if (isRetryable(error))
 				throw;
 			park(worker_.peer, event, seen, error);
+			parkedRows_.insert(std::move(row));
 		}
 		worker_.shared->parked.fetch_add(1, std::memory_order_relaxed);
 	}
@@ -443,7 +456,7 @@ private:
 			try
 			{
 				begin();
-				apply_.event(parked.event, seen);
+				apply_.event(parked.event, seen, true);
 				unpark(parked.id);
 				commit(InvalidXLogRecPtr, parked.event.hlc);
 			}
@@ -473,6 +486,7 @@ private:
 	TimestampTz retriedAt_ = 0;
 	std::string trouble_;
 	MemoryContext eventContext_ = nullptr;
+	std::set<std::string> parkedRows_; // of the transaction that is applied one by one
 	Plan dedupPlan_{"INSERT INTO mrsync.applied_event (event_id, last_event_id, region_id, sequence, hlc, seen) "
 					"VALUES ($1, $2, $3, $4, $5::mrsync.hlc, $6) ON CONFLICT (event_id) DO NOTHING",
 					{UUIDOID, UUIDOID, TEXTOID, INT8OID, INT8OID, TEXTOID}};

@@ -10,8 +10,9 @@
 namespace mrsync
 {
 
-void Apply::event(const ChangeEvent &event, const SeenVector &seen)
+void Apply::event(const ChangeEvent &event, const SeenVector &seen, bool retried)
 {
+	retried_ = retried;
 	switch (event.operation)
 	{
 	case Operation::Insert:
@@ -32,6 +33,8 @@ void Apply::event(const ChangeEvent &event, const SeenVector &seen)
 void Apply::relate(LocalState &local, const ChangeEvent &event, const SeenVector &seen) const
 {
 	const Version &version = local.version;
+	if (retried_ && version == Version{event.hlc, event.region})
+		local.sameTransaction = true;
 	if (version.hlc.value == 0 || version.region == event.region)
 	{
 		// its own earlier write; or one older than anything that is known

@@ -19,8 +19,9 @@ public:
 
 	// Between transactions.
 	void sweep() { targets_.sweep(); }
-	// seen: of the event's transaction.
-	void event(const ChangeEvent &event, const SeenVector &seen);
+	// seen: of the event's transaction. retried: the rest of its transaction was applied before, in another local one; a
+	// row that carries its very version was written by an earlier event of it, since the later ones on that row wait.
+	void event(const ChangeEvent &event, const SeenVector &seen, bool retried = false);
 
 private:
 	void row(const ChangeEvent &event, const SeenVector &seen);
@@ -31,6 +32,7 @@ private:
 			 const std::optional<Image> &localImage);
 
 	RegionShared *region_;
+	bool retried_ = false;
 	TargetCache targets_;
 };
 

@@ -38,13 +38,19 @@ std::vector<ParkedEvent> parkedDue(const std::string &source)
 {
 	std::vector<ParkedEvent> due;
 	WorkerTransaction transaction;
-	for (const spi::Row &row : spi::query("SELECT error_id, event FROM mrsync.apply_error WHERE source_region = $1 AND "
-										  "last_failed_at < clock_timestamp() - $2::interval ORDER BY hlc LIMIT 100",
+	for (const spi::Row &row : spi::query("SELECT error_id, event FROM mrsync.apply_error e WHERE source_region = $1 AND "
+										  "last_failed_at < clock_timestamp() - $2::interval AND NOT EXISTS (SELECT FROM "
+										  "mrsync.apply_error p WHERE p.source_region = $1 AND p.hlc OPERATOR(mrsync.=) "
+										  "e.hlc AND p.table_name = e.table_name AND p.row_pk = e.row_pk AND p.event_id < "
+										  "e.event_id) ORDER BY hlc, event_id LIMIT 100",
 										  {source, std::to_string(guc::applyErrorRetrySeconds) + "s"}))
 	{
 		auto decoded = decode(*row[1]);
-		if (auto *event = std::get_if<ChangeEvent>(&decoded))
-			due.push_back(ParkedEvent{*row[0], std::move(*event)});
+		if (auto *error = std::get_if<DecodeError>(&decoded))
+			throw PgError(ERRCODE_DATA_CORRUPTED, "mrsync.apply_error row " + *row[0] + " holds no event")
+				.detail(error->message)
+				.hint("Remove it with mrsync.apply_error_discard(" + *row[0] + ").");
+		due.push_back(ParkedEvent{*row[0], std::get<ChangeEvent>(std::move(decoded))});
 	}
 	transaction.commit();
 	return due;

@@ -20,7 +20,7 @@ void park(const std::string &source, const ChangeEvent &event, const SeenVector 
 void unpark(const std::string &id);
 
 // In transactions of their own. Those whose last try is longer ago than mrsync.apply_error_retry_interval, oldest stamp
-// first, some at a time.
+// first, some at a time; of several events of one transaction on one row only the first: the next waits for its success.
 std::vector<ParkedEvent> parkedDue(const std::string &source);
 void parkedFailedAgain(const std::string &id, const PgError &error);
 
