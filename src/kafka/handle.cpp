@@ -89,7 +89,6 @@ ConfPtr confNew(const std::string &brokers, const std::string &clientId, int eve
 	// A broker that comes back is found within a second, whatever the length of its absence.
 	confSet(c, "reconnect.backoff.ms", 50);
 	confSet(c, "reconnect.backoff.max.ms", 1000);
-	confSet(c, "retry.backoff.ms", 50);
 	confSet(c, "topic.metadata.refresh.fast.interval.ms", 100);
 	rd_kafka_conf_set_events(c, events | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG);
 	return conf;

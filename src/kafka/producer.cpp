@@ -107,6 +107,7 @@ Producer::Producer(const ProducerConfig &config, int wakeFd) : impl_(std::make_u
 	auto *c = conf.get();
 	confSet(c, "enable.idempotence", "true"); // implies acks=all, unlimited retries and order
 	confSet(c, "linger.ms", 0);
+	confSet(c, "retry.backoff.ms", 50);
 	confSet(c, "message.timeout.ms", 0); // a broker may be away for a day; the queue's bound holds, not a clock
 	confSet(c, "queue.buffering.max.messages", 100000);
 	// A queue smaller than two chunks would take a large payload in single steps.

@@ -9,6 +9,7 @@ extern "C"
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
 #include "storage/latch.h"
+#include "utils/regproc.h"
 #include "utils/resowner.h"
 #if PG_VERSION_NUM >= 180000
 #include "storage/waiteventset.h"
@@ -66,6 +67,15 @@ inline void setupOriginSession(RepOriginId origin)
 	replorigin_session_setup(origin, 0);
 #else
 	replorigin_session_setup(origin);
+#endif
+}
+
+inline List *qualifiedNameList(const char *name)
+{
+#if PG_VERSION_NUM >= 160000
+	return stringToQualifiedNameList(name, nullptr);
+#else
+	return stringToQualifiedNameList(name);
 #endif
 }
 

@@ -19,7 +19,6 @@ extern "C"
 #include "storage/lmgr.h"
 #include "utils/inval.h"
 #include "utils/fmgroids.h"
-#include "utils/regproc.h"
 #include "utils/syscache.h"
 }
 
@@ -531,7 +530,7 @@ Target &TargetCache::byName(const std::string &name)
 	Oid relation = pgCall(
 		[&]
 		{
-			List *parts = stringToQualifiedNameList(name.c_str());
+			List *parts = version::qualifiedNameList(name.c_str());
 			return RangeVarGetRelid(makeRangeVarFromNameList(parts), NoLock, true);
 		});
 	if (!OidIsValid(relation))
