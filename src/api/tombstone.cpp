@@ -9,13 +9,14 @@
 #include "pg/fixed_settings.h"
 #include "pg/key.h"
 
+#include <algorithm>
+
 extern "C"
 {
 #include "access/heapam.h"
-#include "catalog/index.h"
 #include "catalog/indexing.h"
 #include "commands/trigger.h"
-#include "executor/executor.h"
+#include "executor/tuptable.h"
 #include "utils/tuplestore.h"
 
 PG_FUNCTION_INFO_V1(mrsync_tombstone_delete);
@@ -29,29 +30,47 @@ namespace mrsync
 namespace
 {
 
-// Writes tombstones. All its functions may ereport: under the guard. Not closed after an error: the abort does it.
+// An index entry still to be made.
+struct Entry
+{
+	uint64_t hash;
+	ItemPointerData tuple;
+};
+
+// Writes tombstones of one relation. All its functions may ereport: under the guard. Not closed after an error: the
+// abort does it. Index entries are made in batches in the order of their hashes: hashes are random, and one by one each
+// would touch another page of the index, which costs more than all the rest.
 struct Writer
 {
+	static constexpr int kBatch = 32768;
+	static constexpr int kFirstBatch = 64;
+
+	Oid relation; // whose keys
 	Relation table;
 	CatalogIndexState indexes;
-	TupleTableSlot *slot;
 	CommandId command;
+	Entry *entries;
+	int count;
+	int capacity;
 
-	void open()
+	void open(Oid of)
 	{
 		Oid oid = catalogRelation("tombstone");
 		if (!OidIsValid(oid))
 			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table mrsync.tombstone does not exist"),
 							errhint("If mrsync was dropped, drop this table's triggers mrsync_delete, mrsync_key and "
 									"mrsync_truncate, too.")));
+		relation = of;
 		table = table_open(oid, RowExclusiveLock);
 		indexes = CatalogOpenIndexes(table);
-		slot = MakeSingleTupleTableSlot(RelationGetDescr(table), &TTSOpsHeapTuple);
 		command = GetCurrentCommandId(true);
+		capacity = kFirstBatch;
+		entries = static_cast<Entry *>(palloc(sizeof(Entry) * capacity));
+		count = 0;
 	}
 
 	// hash and text null: a truncation
-	void write(Oid relation, const uint64_t *hash, const char *text, size_t textLength)
+	void write(const uint64_t *hash, const char *text, size_t textLength)
 	{
 		Datum values[3] = {ObjectIdGetDatum(relation), 0, 0};
 		bool nulls[3] = {false, hash == nullptr, text == nullptr};
@@ -61,28 +80,60 @@ struct Writer
 			values[2] = PointerGetDatum(cstring_to_text_with_len(text, static_cast<int>(textLength)));
 		HeapTuple tuple = heap_form_tuple(RelationGetDescr(table), values, nulls);
 		heap_insert(table, tuple, command, HEAP_INSERT_NO_LOGICAL, nullptr);
-		ExecStoreHeapTuple(tuple, slot, false);
-		for (int i = 0; i < indexes->ri_NumIndices; ++i)
+		if (!hash)
 		{
-			Datum indexValues[INDEX_MAX_KEYS];
-			bool indexNulls[INDEX_MAX_KEYS];
-			IndexInfo *info = indexes->ri_IndexRelationInfo[i];
-			if (!info->ii_ReadyForInserts)
-				continue;
-			FormIndexDatum(info, slot, nullptr, indexValues, indexNulls);
-			index_insert(indexes->ri_IndexRelationDescs[i], indexValues, indexNulls, &tuple->t_self, table,
-						 UNIQUE_CHECK_NO, false, info);
+			index(nullptr, &tuple->t_self);
+			return;
 		}
-		ExecClearTuple(slot);
+		if (count == capacity && capacity == kBatch)
+			flush();
+		else if (count == capacity)
+		{
+			capacity = std::min(capacity * 8, kBatch);
+			entries = static_cast<Entry *>(repalloc(entries, sizeof(Entry) * capacity));
+		}
+		entries[count++] = Entry{*hash, tuple->t_self};
 	}
 
 	void close()
 	{
-		ExecDropSingleTupleTableSlot(slot);
+		flush();
+		pfree(entries);
 		CatalogCloseIndexes(indexes);
 		table_close(table, RowExclusiveLock);
 	}
+
+private:
+	void flush()
+	{
+		std::sort(entries, entries + count, [](const Entry &a, const Entry &b) { return a.hash < b.hash; });
+		for (int i = 0; i < count; ++i)
+			index(&entries[i].hash, &entries[i].tuple);
+		count = 0;
+	}
+
+	void index(const uint64_t *hash, ItemPointer tuple)
+	{
+		for (int i = 0; i < indexes->ri_NumIndices; ++i)
+		{
+			IndexInfo *info = indexes->ri_IndexRelationInfo[i];
+			if (!info->ii_ReadyForInserts)
+				continue;
+			Datum values[INDEX_MAX_KEYS];
+			bool nulls[INDEX_MAX_KEYS];
+			for (int k = 0; k < info->ii_NumIndexAttrs; ++k)
+			{
+				AttrNumber attribute = info->ii_IndexAttrNumbers[k];
+				if (attribute != 1 && attribute != 2)
+					elog(ERROR, "unexpected index on mrsync.tombstone");
+				nulls[k] = attribute == 2 && !hash;
+				values[k] = attribute == 1 ? ObjectIdGetDatum(relation) : hash ? UInt64GetDatum(*hash) : Datum(0);
+			}
+			index_insert(indexes->ri_IndexRelationDescs[i], values, nulls, tuple, table, UNIQUE_CHECK_NO, false, info);
+		}
+	}
 };
+static_assert(std::is_trivially_destructible_v<Writer>);
 
 TriggerData *triggerData(FunctionCallInfo fcinfo)
 {
@@ -136,7 +187,7 @@ void deleteStatement(TriggerData *trigger)
 			[&]
 			{
 				key = &keyInfoUnguarded(trigger->tg_relation);
-				writer.open();
+				writer.open(key->root);
 				perRow = AllocSetContextCreate(CurrentMemoryContext, "mrsync tombstones", ALLOCSET_DEFAULT_SIZES);
 				if (key->settingsSensitive)
 					nestLevel = fixedSettingsBegin();
@@ -160,7 +211,7 @@ void deleteStatement(TriggerData *trigger)
 			some = pgCall(
 				[&]
 				{
-					writer.write(key->root, &hash, text.data(), text.size());
+					writer.write(&hash, text.data(), text.size());
 					MemoryContextReset(perRow);
 					return tuplestore_gettupleslot(rows, true, false, row);
 				});
@@ -216,8 +267,8 @@ void oldKeyGone(TriggerData *trigger)
 		[&]
 		{
 			Writer writer{};
-			writer.open();
-			writer.write(key->root, &hash, text.data(), text.size());
+			writer.open(key->root);
+			writer.write(&hash, text.data(), text.size());
 			writer.close();
 		});
 }
@@ -231,8 +282,8 @@ void truncated(TriggerData *trigger)
 		[&]
 		{
 			Writer writer{};
-			writer.open();
-			writer.write(RelationGetRelid(trigger->tg_relation), nullptr, nullptr, 0);
+			writer.open(RelationGetRelid(trigger->tg_relation));
+			writer.write(nullptr, nullptr, 0);
 			writer.close();
 		});
 }

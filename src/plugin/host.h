@@ -20,6 +20,8 @@ public:
 
 	int64_t incarnation = 0;
 	uint64_t sequence = 0; // of the last data transaction; those up to the initial value are not emitted again
+	Hlc hlc;			   // of that transaction
+	int64_t committedAt = 0; // and its commit by the physical clock
 	SeenVector seen;	   // how far this region has applied the others, at the point of the WAL that is decoded
 };
 

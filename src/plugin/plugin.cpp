@@ -219,7 +219,11 @@ public:
 				continue;
 			markLast(stream.pending);
 			if (topic == AckLedger::Data)
+			{
 				host_->sequence = transaction_.tx.sequence;
+				host_->hlc = transaction_.hlc;
+				host_->committedAt = transaction_.committedAt;
+			}
 			host_->event(topic, std::move(stream.pending), transaction_.tx.sequence);
 			stream.pending.clear();
 		}

@@ -230,9 +230,10 @@ private:
 	void describeLinks()
 	{
 		TimestampTz now = GetCurrentTimestamp();
-		uint64_t produced = region_->workers[kExtractorPlace].sequence.load();
+		const WorkerShared &extractor = region_->workers[kExtractorPlace];
+		uint64_t produced = extractor.sequence.load();
 		if (samples_.empty() || samples_.back().first != produced)
-			samples_.emplace_back(produced, now);
+			samples_.emplace_back(produced, extractor.committedAt.load() ? extractor.committedAt.load() : now);
 		if (samples_.size() > 10000)
 			samples_.erase(samples_.begin() + 1, samples_.begin() + 5000); // coarser, but the oldest stays
 		if (now - describedAt_ < kSecond)
@@ -373,7 +374,7 @@ private:
 	ControlPlane control_;
 	std::vector<Link> links_;
 	std::deque<Child> children_;
-	std::deque<std::pair<uint64_t, TimestampTz>> samples_; // when our newest sequence was which
+	std::deque<std::pair<uint64_t, TimestampTz>> samples_; // our newest sequence, and its commit, from time to time
 	TimestampTz describedAt_ = 0;
 	int64_t partitionedFor_ = 0;
 };

@@ -209,6 +209,8 @@ private:
 	{
 		WorkerShared *shared = worker_.shared;
 		shared->progressAt.store(GetCurrentTimestamp(), std::memory_order_relaxed);
+		shared->hlc.store(hlc.value, std::memory_order_relaxed);
+		shared->committedAt.store(committedAt, std::memory_order_relaxed);
 		shared->transactions.fetch_add(1, std::memory_order_relaxed);
 		shared->sequence.store(sequence);
 	}

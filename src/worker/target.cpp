@@ -234,6 +234,9 @@ HeldRow Target::hold(const Image &pk)
 				held.tid = foundSlot_->tts_tid;
 				held.xmin =
 					DatumGetTransactionId(slot_getsysattr(foundSlot_, MinTransactionIdAttributeNumber, &isNull));
+				// A copy instead of a pinned buffer: the slot outlives the transaction, and an abort (a deadlock) lets
+				// the pin go behind its back. Every later use of the slot would fail then.
+				ExecMaterializeSlot(foundSlot_);
 			}
 			table_close(rel, NoLock);
 			return held;
