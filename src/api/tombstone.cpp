@@ -33,7 +33,7 @@ namespace
 // An index entry still to be made.
 struct Entry
 {
-	uint64_t hash;
+	int64_t hash; // signed, as the index orders it
 	ItemPointerData tuple;
 };
 
@@ -92,7 +92,7 @@ struct Writer
 			capacity = std::min(capacity * 8, kBatch);
 			entries = static_cast<Entry *>(repalloc(entries, sizeof(Entry) * capacity));
 		}
-		entries[count++] = Entry{*hash, tuple->t_self};
+		entries[count++] = Entry{static_cast<int64_t>(*hash), tuple->t_self};
 	}
 
 	void close()
@@ -112,8 +112,9 @@ private:
 		count = 0;
 	}
 
-	void index(const uint64_t *hash, ItemPointer tuple)
+	void index(const int64_t *hash, ItemPointer tuple)
 	{
+		CHECK_FOR_INTERRUPTS();
 		for (int i = 0; i < indexes->ri_NumIndices; ++i)
 		{
 			IndexInfo *info = indexes->ri_IndexRelationInfo[i];
@@ -127,7 +128,7 @@ private:
 				if (attribute != 1 && attribute != 2)
 					elog(ERROR, "unexpected index on mrsync.tombstone");
 				nulls[k] = attribute == 2 && !hash;
-				values[k] = attribute == 1 ? ObjectIdGetDatum(relation) : hash ? UInt64GetDatum(*hash) : Datum(0);
+				values[k] = attribute == 1 ? ObjectIdGetDatum(relation) : hash ? Int64GetDatum(*hash) : Datum(0);
 			}
 			index_insert(indexes->ri_IndexRelationDescs[i], values, nulls, tuple, table, UNIQUE_CHECK_NO, false, info);
 		}
