@@ -419,7 +419,7 @@ SELECT l.link_id, l.source_region, l.target_region,
 		ELSE 'catching up'
 	END AS state,
 	CASE
-		WHEN l.target_region = here.region_id AND w.running AND w.caught_up THEN interval '0'
+		WHEN l.target_region = here.region_id AND w.running AND w.caught_up AND w.state IS NULL THEN interval '0'
 		ELSE l.lag_ms * interval '1 ms'
 	END AS lag,
 	CASE WHEN l.target_region = here.region_id THEN parked.n END AS parked,
