@@ -296,7 +296,7 @@ COMMENT ON TABLE mrsync.former_identity IS 'The replica identity of replicated t
 
 CREATE FUNCTION mrsync.table_add(relation regclass, strategy text DEFAULT 'last_writer_wins') RETURNS void
 LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_table_add';
-COMMENT ON FUNCTION mrsync.table_add(regclass, text) IS 'Replicates a table from now on: sets REPLICA IDENTITY FULL and creates the triggers that remember deletes, on its partitions, too. Rows that are there already are not sent. By the table''s owner or a superuser; to be called in each region, in any order. Locks out writers (not readers) until the transaction ends, and waits for those in progress, lock_timeout at most. Large values cost WAL at every change of their row. Errors: 55000 no region, no primary key or a deferrable one; 42809 not a plain or partitioned permanent table; 0A000 inheritance, FORCE ROW LEVEL SECURITY, a key that cannot be hashed or has a nondeterministic collation; 22023 unknown strategy; 42501 not the owner. Adding twice: a NOTICE. Example: SELECT mrsync.table_add(''shop.orders'');';
+COMMENT ON FUNCTION mrsync.table_add(regclass, text) IS 'Replicates a table from now on: sets REPLICA IDENTITY FULL and creates the triggers that remember deletes, on its partitions, too. Rows that are there already are not sent. By the table''s owner or a superuser; to be called in each region, in any order. Locks out writers (not readers) until the transaction ends, and waits for those in progress, lock_timeout at most. Large values cost WAL at every change of their row. Errors: 55000 no region, no primary key or a deferrable one; 42809 not a plain or partitioned permanent table; 0A000 inheritance, FORCE ROW LEVEL SECURITY, a deferrable unique or exclusion constraint, a key that cannot be hashed or has a nondeterministic collation; 22023 unknown strategy; 42501 not the owner. Adding twice: a NOTICE. Example: SELECT mrsync.table_add(''shop.orders'');';
 
 CREATE FUNCTION mrsync.table_add_all(schema_name text) RETURNS integer
 LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_table_add_all';
@@ -397,7 +397,7 @@ CREATE VIEW mrsync.link_status AS
 SELECT l.link_id, l.source_region, l.target_region,
 	CASE WHEN l.target_region = here.region_id THEN 'incoming' ELSE 'outgoing' END AS direction,
 	l.status,
-	CASE
+	(CASE
 		WHEN l.status IN ('paused', 'decommissioned') THEN l.status
 		WHEN l.target_region = here.region_id THEN
 			CASE
@@ -417,7 +417,7 @@ SELECT l.link_id, l.source_region, l.target_region,
 			THEN 'waiting: nothing heard of ' || l.target_region || ' for ' || date_trunc('second', clock_timestamp() - p.heartbeat_at)
 		WHEN p.acked_sequence >= x.sequence THEN 'streaming'
 		ELSE 'catching up'
-	END AS state,
+	END) COLLATE "default" AS state,
 	CASE
 		WHEN l.target_region = here.region_id AND w.running AND w.caught_up AND w.state IS NULL THEN interval '0'
 		ELSE l.lag_ms * interval '1 ms'
