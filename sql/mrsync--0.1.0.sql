@@ -108,7 +108,8 @@ COMMENT ON TABLE mrsync.link_position IS 'Where each incoming link goes on readi
 -- How far this region's own topics are known to be written, and what it had applied of others by then.
 CREATE TABLE mrsync.extractor_position (
 	one boolean PRIMARY KEY DEFAULT true CHECK (one),
-	incarnation bigint NOT NULL DEFAULT 0,
+	-- starts high: peers ignore incarnations below one they know, also those of a region that left and came back
+	incarnation bigint NOT NULL DEFAULT extract(epoch FROM clock_timestamp())::bigint,
 	sequence bigint NOT NULL DEFAULT 0,
 	seen text NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 20);
