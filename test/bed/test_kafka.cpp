@@ -187,7 +187,14 @@ TEST(Kafka, EndIsTold)
 {
 	Broker broker;
 	Consumer consumer(consuming(broker.address()), kFromBeginning, -1);
-	EXPECT_TRUE(eventually([&] { return consumer.poll(10, 100, [](Record &&) {}).atEnd; }));
+	Consumer::Polled polled;
+	EXPECT_TRUE(eventually(
+		[&]
+		{
+			polled = consumer.poll(10, 100, [](Record &&) {});
+			EXPECT_FALSE(polled.lastError) << *polled.lastError; // not even a warning about our own settings
+			return polled.atEnd;
+		}));
 }
 
 TEST(Kafka, WakesBothSides)
