@@ -28,6 +28,7 @@ constexpr Setting kTextForms[] = {
 	{"array_nulls", "on", "on"},
 	{"search_path", "pg_catalog", "pg_catalog"},
 	{"standard_conforming_strings", "on", "on"},
+	{"quote_all_identifiers", "off", "off"}, // names of tables are compared, across regions
 };
 
 constexpr Setting kWorker[] = {

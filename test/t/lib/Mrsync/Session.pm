@@ -23,6 +23,7 @@ sub send
 	my ($self, $sql) = @_;
 	my $mark = 'mark-' . ++$self->{count};
 	$self->{waiting} = $mark;
+	utf8::encode($sql);
 	print { $self->{in} } "$sql\n;\n\\echo $mark\n";
 }
 
@@ -45,6 +46,7 @@ sub result
 		my $got = sysread $self->{out}, $self->{buffer}, 65536, length $self->{buffer};
 		croak "the session in $self->{region} has ended: $self->{buffer}" unless $got;
 	}
+	utf8::decode($text);
 	chomp $text;
 	return $text;
 }
