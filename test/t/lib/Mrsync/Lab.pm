@@ -1,452 +1,365 @@
-package Mrsync::Lab;
-
-# A private lab for one cluster test: real PostgreSQL servers, linked with each other over a real Kafka.
+# A test file's own lab: servers, broker and faults through ./lab, SQL through psql.
 #
 #   use Mrsync::Lab;
-#   my $lab = Mrsync::Lab->new(regions => [qw(us eu ap)], schema => 'CREATE TABLE t (id int PRIMARY KEY, v text)');
-#   $lab->psql('us', "INSERT INTO t VALUES (1, 'one')");
-#   $lab->settle;                       # everything committed so far is applied everywhere
-#   $lab->all_equal('t');               # a test of its own
-#   done_testing();
+#   my $lab = Mrsync::Lab->up(regions => ['us', 'eu', 'ap']);
+#   $lab->sql('us', "INSERT INTO t VALUES (1)");
+#   $lab->drain;
+#   $lab->same("SELECT * FROM t ORDER BY id", "one row everywhere");
 #
-# The lab is gone when the test ends, however it ends. Waits are for conditions, and say what they saw when they give up.
+# Rules: a wait is for a condition, never for a time; its limit is generous, for the machine may be busy. A failing
+# query dies with psql's own words and the place in the test. The lab goes away with the test, however that ends
+# (MRSYNC_TEST_KEEP=1 keeps it and says where it is).
 #
-# Kafka: `./lab test` starts one for all files (MRSYNC_TEST_KAFKA) and a replication group keeps each lab's topics apart.
-# A test that does something to Kafka says kafka => 'own'. Run by hand (prove -Itest/t/lib test/t/x.t) a test starts its
-# own.
+# Run by `./lab test`, which gives the directory, the built library and one broker for all files; by hand:
+#   prove -v -Itest/t/lib test/t/01_values.t
+package Mrsync::Lab;
 
 use strict;
 use warnings;
-
 use Carp qw(croak);
 use Cwd qw(abs_path);
 use File::Basename qw(basename dirname);
-use IO::Handle;
+use File::Path qw(make_path);
 use IPC::Open3 qw(open3);
-use POSIX qw(:sys_wait_h);
 use Symbol qw(gensym);
-use Test::More;
+use Test::More ();
 use Time::HiRes qw(sleep time);
 
-my $top = abs_path(dirname(__FILE__) . '/../../../..');
-my %live; # labs to be taken down whatever happens
+use Mrsync::Session;
 
-# ---------------------------------------------------------------------------------------------------- making one
+our $PATIENCE = 180;    # seconds that any wait may take before it counts as a failure
 
-# regions  => names ([qw(us eu ap)])
-# kafka    => 'shared' (where there is one) or 'own'
-# broker   => 'kafka' or 'mock', for an own one; left out: whichever can be had
-# settings => { name => value } for every postgresql.conf
-# schema   => SQL run in every region; then all tables of schema public are added to replication
-# name     => of the lab's directory and group (from the test's file name); only a second lab in one test needs it
-sub new {
-    my ($class, %arg) = @_;
-    my $name = $arg{name} // basename($0, '.t');
-    $name =~ s/[^A-Za-z0-9]+/_/g;
-    my $self = bless {
-        regions => $arg{regions} // [qw(us eu ap)],
-        kafka => $arg{kafka} // 'shared',
-        group => "${name}_$$",
-        script => $ENV{MRSYNC_LAB} // "$top/lab",
-        owner => $$,
-        loads => [],
-    }, $class;
-    my $under = $ENV{MRSYNC_TEST_DIR} // '/var/tmp';
-    $self->{dir} = "$under/mrsync-$self->{group}";
+# For sql's options: values print the same whatever a region's own settings are.
+our $COMPARABLE = join ' ', map { "-c $_" } qw(datestyle=ISO timezone=UTC intervalstyle=postgres bytea_output=hex extra_float_digits=1
+	lc_monetary=C lc_numeric=C lc_time=C xmlbinary=base64 quote_all_identifiers=off standard_conforming_strings=on array_nulls=on);
 
-    my @up = ('up', '--bare', '--regions', join(',', @{ $self->{regions} }), '--group', $self->{group});
-    if ($self->{kafka} eq 'shared' && $ENV{MRSYNC_TEST_KAFKA}) {
-        push @up, '--broker', "external:$ENV{MRSYNC_TEST_KAFKA}";
-    }
-    elsif (my $broker = $arg{broker} // $ENV{MRSYNC_TEST_BROKER}) {
-        push @up, '--broker', $broker;
-    }
-    my $settings = $arg{settings} // {};
-    push @up, '--set', "$_=$settings->{$_}" for sort keys %$settings;
+my $home = abs_path(dirname(__FILE__) . '/../../../..');
+my @labs;
 
-    $live{"$self"} = $self->{dir};
-    $self->lab(@up);
-    $self->{port}{$_} = $self->_read("region/$_/port") for @{ $self->{regions} };
-    if (defined $arg{schema}) {
-        $self->everywhere($arg{schema});
-        $self->everywhere("SELECT mrsync.table_add_all('public')");
-    }
-    return $self;
+# up(regions => [...], settings => {name => value}, own_broker => 1, options => ['--solo'])
+# own_broker: a Kafka of its own, for tests that stop it. Regions are linked, and hold no tables yet.
+sub up
+{
+	my ($class, %wanted) = @_;
+	my $name = basename($0, '.t');
+	my $parent = $ENV{MRSYNC_TEST_DIR} || "/var/tmp/mrsync-t-$<";
+	make_path($parent);
+	my $self = bless {
+		regions => $wanted{regions} || [qw(us eu ap)],
+		dir => "$parent/$name" . (@labs ? '-' . @labs : ''),
+		lab => $ENV{MRSYNC_LAB} || "$home/lab",
+		log => undef,
+	}, $class;
+	$self->lab('down') if -e "$self->{dir}/.mrsync-lab";    # of a run that was killed
+	push @labs, $self;
+	my @options = ('--bare', '--regions', join(',', @{ $self->{regions} }), @{ $wanted{options} || [] });
+	if ($ENV{MRSYNC_TEST_KAFKA} && !$wanted{own_broker})
+	{
+		# one broker serves many files: names that no other test uses
+		push @options, '--broker', "external:$ENV{MRSYNC_TEST_KAFKA}", '--group', "${name}_$$" . (@labs > 1 ? '_' . @labs : '');
+	}
+	my %settings = (autovacuum => 'on', %{ $wanted{settings} || {} });
+	push @options, map { ('--set', "$_=$settings{$_}") } sort keys %settings;
+	$self->lab('up', @options);
+	return $self;
 }
 
-sub regions { return @{ $_[0]{regions} } }
-sub port { return $_[0]{port}{ $_[1] } // croak "no region $_[1]" }
-sub brokers { return $_[0]->_read('kafka/address') }
-sub is_mock { return ($_[0]->_read('broker') eq 'external' ? $ENV{MRSYNC_TEST_BROKER} // '' : $_[0]->_read('broker')) eq 'mock' }
+sub regions { @{ $_[0]{regions} } }
 
-# ./lab ARGS on this lab; dies with its words when it fails.
-sub lab {
-    my ($self, @arg) = @_;
-    local $ENV{MRSYNC_LAB_DIR} = $self->{dir};
-    my ($status, $out, $err) = _run([ $self->{script}, @arg ]);
-    croak "lab @arg failed:\n$out$err" if $status;
-    return $out;
+# The other regions.
+sub peers
+{
+	my ($self, $region) = @_;
+	return grep { $_ ne $region } $self->regions;
+}
+
+# ---------------------------------------------------------------------------------------------------- the lab
+
+# A command of ./lab; dies with its output when it fails. Returns the output.
+sub lab
+{
+	my ($self, @command) = @_;
+	my ($code, $output) = $self->lab_try(@command);
+	croak "./lab @command failed:\n$output" if $code;
+	return $output;
+}
+
+# (exit code, output): for what may fail.
+sub lab_try
+{
+	my ($self, @command) = @_;
+	local $ENV{MRSYNC_LAB_DIR} = $self->{dir};
+	my $pid = open3(my $in, my $out, undef, $self->{lab}, @command);
+	close $in;
+	my $output = do { local $/; <$out> } // '';
+	waitpid $pid, 0;
+	return ($? >> 8 || $? & 127, $output);
+}
+
+sub start { my ($self, $region) = @_; $self->lab('start', $region); }
+sub stop  { my ($self, $region) = @_; $self->lab('stop', $region); }
+sub kill9 { my ($self, $region) = @_; $self->lab('kill', $region); }     # the postmaster, with kill -9
+sub kafka { my ($self, $what) = @_; $self->lab('kafka', $what); }        # start, stop, kill
+# Restarts a region with its clock shifted by seconds against true time.
+sub clock { my ($self, $region, $seconds) = @_; $self->lab('clock', $region, sprintf '%+d', $seconds); }
+
+sub port
+{
+	my ($self, $region) = @_;
+	open my $file, '<', "$self->{dir}/region/$region/port" or croak "no port of $region: $!";
+	chomp(my $port = <$file>);
+	return $port;
+}
+sub data_dir   { my ($self, $region) = @_; return "$self->{dir}/region/$region/data"; }
+sub server_log { my ($self, $region) = @_; return "$self->{dir}/region/$region/log"; }
+
+# The broker's address, as clients use it.
+sub broker
+{
+	my ($self) = @_;
+	open my $file, '<', "$self->{dir}/kafka/address" or croak "no broker: $!";
+	chomp(my $address = <$file>);
+	return $address;
 }
 
 # ---------------------------------------------------------------------------------------------------- SQL
 
-# What the statements print (unaligned, columns separated by |), without the last line end. Dies on an error.
-sub psql {
-    my ($self, $region, $sql, %arg) = @_;
-    my ($status, $out, $err) = $self->_psql($region, $sql, %arg);
-    croak "$region: $err  in: $sql" if $status;
-    chomp $out;
-    return $out;
+sub psql_command
+{
+	my ($self, $region, %options) = @_;
+	my $bin = $self->{bin} //= do
+	{
+		my $config = $ENV{PG_CONFIG} || '/usr/lib/postgresql/15/bin/pg_config';
+		chomp(my $dir = `$config --bindir`);
+		$dir;
+	};
+	return ("$bin/psql", '-XqAt', '-v', 'ON_ERROR_STOP=1', '-v', 'VERBOSITY=verbose', '-h', '127.0.0.1',
+		'-p', $self->port($region), '-U', $options{user} || 'postgres', '-d', $options{db} || 'lab');
 }
 
-# The error's text; the empty string when there is none. With VERBOSITY=verbose, so that SQLSTATE, DETAIL and HINT are
-# in it.
-sub psql_err {
-    my ($self, $region, $sql, %arg) = @_;
-    my ($status, $out, $err) = $self->_psql($region, "\\set VERBOSITY verbose\n$sql", %arg);
-    return $status ? $err : '';
+# Runs SQL (psql's commands work, too) and returns what it prints, unaligned, without the last line end. Dies on an error.
+sub sql
+{
+	my ($self, $region, $sql, %options) = @_;
+	my ($code, $out, $err) = $self->sql_try($region, $sql, %options);
+	croak "in $region: $err\nstatement: " . substr($sql, 0, 2000) . "\n" if $code;
+	return $out;
 }
 
-# The same in every region, in their order; the outputs.
-sub everywhere {
-    my ($self, $sql, %arg) = @_;
-    return map { $self->psql($_, $sql, %arg) } $self->regions;
+# (exit code, output, errors and notices)
+sub sql_try
+{
+	my ($self, $region, $sql, %options) = @_;
+	local $ENV{PGOPTIONS} = $options{options} if defined $options{options};    # e.g. '-c mrsync.force_override=on'
+	local $ENV{PGCLIENTENCODING} = 'UTF8';
+	# psql reads a file and writes two: no pipe can fill up
+	my $base = "$self->{dir}/psql.$$." . ++$self->{calls};
+	open my $file, '>:encoding(UTF-8)', "$base.in" or croak "$base.in: $!";
+	print $file $sql;
+	close $file;
+	my @command = $self->psql_command($region, %options);
+	my $pid = fork // croak "fork: $!";
+	if ($pid == 0)
+	{
+		open STDIN, '<', "$base.in" or die;
+		open STDOUT, '>', "$base.out" or die;
+		open STDERR, '>', "$base.err" or die;
+		exec @command or die;
+	}
+	waitpid $pid, 0;
+	my $code = $? >> 8 || $? & 127;
+	my ($out, $err) = map { local $/; open my $f, '<:encoding(UTF-8)', "$base.$_" or croak $!; my $text = <$f>; $text // '' } qw(out err);
+	unlink map { "$base.$_" } qw(in out err);
+	chomp $out;
+	return ($code, $out, $err);
 }
 
-sub _psql {
-    my ($self, $region, $sql, %arg) = @_;
-    my $db = $arg{db} // 'lab';
-    my $user = $arg{user} // 'postgres';
-    local $ENV{PGOPTIONS} = $arg{options} // '';
-    return _run(
-        [ 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-h', '127.0.0.1', '-p', $self->port($region), '-U', $user, '-d', $db, '-f', '-' ],
-        $sql);
+# The same SQL in every region.
+sub everywhere
+{
+	my ($self, $sql, %options) = @_;
+	$self->sql($_, $sql, %options) for $self->regions;
+}
+
+# Creates tables in every region and adds them to replication.
+sub tables
+{
+	my ($self, $ddl, @names) = @_;
+	$self->everywhere(join "\n", $ddl, map { "SELECT mrsync.table_add(\$name\$$_\$name\$);" } @names);
+}
+
+# A session that stays open: $s->sql(..), $s->send(..) and later $s->result.
+sub session
+{
+	my ($self, $region, %options) = @_;
+	return Mrsync::Session->new([ $self->psql_command($region, %options) ], $region, %options);
 }
 
 # ---------------------------------------------------------------------------------------------------- waiting
 
-# Polls until the code returns true, at most $timeout (60) seconds. Errors in it count as false: a server may be down.
-# Dies, with the last thing the code said (its error, or what $said returns), when the time is up.
-sub wait_until {
-    my ($self, $what, $condition, $timeout, $said) = @_;
-    my $until = time + ($timeout // 60);
-    my $last = '';
-    while (1) {
-        my $ok = eval { $condition->() };
-        return $ok if $ok;
-        $last = $@ if $@;
-        last if time > $until;
-        sleep 0.02;
-    }
-    $last = $said->() if $said;
-    croak "waited in vain for $what" . ($last ne '' ? ": $last" : '');
+# Polls until the code returns true; dies after $PATIENCE with what was waited for and how the links are.
+sub wait_until
+{
+	my ($self, $what, $code, $patience) = @_;
+	my $end = time + ($patience || $PATIENCE);
+	while (1)
+	{
+		return 1 if $code->();
+		last if time > $end;
+		sleep 0.05;
+	}
+	Test::More::diag($self->status);
+	croak "waited in vain: $what";
 }
 
-# Polls a query until it gives what is expected; a test of its own.
-sub poll_query {
-    my ($self, $region, $sql, $expected, $timeout, $name) = @_;
-    $expected //= 't';
-    my $got = '';
-    my $ok = eval {
-        $self->wait_until("$region: $sql", sub { ($got = $self->psql($region, $sql)) eq $expected }, $timeout);
-        1;
-    };
-    local $Test::Builder::Level = $Test::Builder::Level + 1;
-    $name //= "$region: $sql";
-    ok($ok, $name) or diag("expected: $expected\nlast seen: $got\n$@", $self->diagnosis);
-    return $ok;
+# Polls until a query prints the given text (default: t).
+sub wait_for
+{
+	my ($self, $region, $sql, $expected, $patience) = @_;
+	$expected //= 't';
+	my $is;
+	$self->wait_until("in $region: $sql is \"$expected\"", sub { $is = $self->sql($region, $sql); $is eq $expected }, $patience);
+	return $is;
 }
 
-# Everything that was committed anywhere before this call is applied everywhere when it returns.
-sub settle {
-    my ($self, $timeout) = @_;
-    $timeout //= 60;
-    $self->psql($_, "SELECT mrsync.wait_for_peers('$timeout s')") for $self->regions;
-    return;
+# Everything committed so far, anywhere, is applied by every target of an active link.
+sub drain
+{
+	my ($self, @regions) = @_;
+	for my $region (@regions ? @regions : $self->regions)
+	{
+		my ($code, undef, $error) = $self->sql_try($region, "SELECT mrsync.wait_for_peers('$PATIENCE s')");
+		next unless $code;
+		Test::More::diag($self->status);
+		croak "$region has not drained: $error";
+	}
 }
 
-# ---------------------------------------------------------------------------------------------------- comparing
-
-# A table's rows in all regions, in one order: equal, or the test fails and shows which rows differ.
-# columns: what to compare (*); db: the database; where: a condition.
-sub all_equal {
-    my ($self, $table, %arg) = @_;
-    local $Test::Builder::Level = $Test::Builder::Level + 1;
-    my $name = $arg{name} // "$table is equal in " . join(', ', $self->regions);
-    my $columns = $arg{columns} // '*';
-    my $where = defined $arg{where} ? "WHERE $arg{where}" : '';
-    # Text forms depend on settings that a region may have set its own way.
-    my $set = "SET DateStyle = ISO; SET TimeZone = 'UTC'; SET IntervalStyle = postgres; SET bytea_output = hex; SET extra_float_digits = 1;";
-    my $rows = "(SELECT (r.*)::text AS line FROM (SELECT $columns FROM $table $where) r)";
-    my @regions = $self->regions;
-    my %sum = map {
-        $_ => $self->psql($_, "$set SELECT count(*) || ' rows, md5 ' || coalesce(md5(string_agg(md5(line), '' ORDER BY line COLLATE \"C\")), '-') FROM $rows q", %arg)
-    } @regions;
-    my ($first, @others) = @regions;
-    my @differing = grep { $sum{$_} ne $sum{$first} } @others;
-    return pass($name) unless @differing;
-
-    fail($name);
-    diag("$_: $sum{$_}") for @regions;
-    my %lines = map {
-        my $region = $_;
-        $region => { map { $_ => 1 } split /\n/, $self->psql($region, "$set SELECT replace(line, E'\\n', '\\n') FROM $rows q LIMIT 100000", %arg) }
-    } ($first, @differing);
-    for my $other (@differing) {
-        for my $pair ([ $first, $other ], [ $other, $first ]) {
-            my ($in, $not) = @$pair;
-            my @only = sort grep { !$lines{$not}{$_} } keys %{ $lines{$in} };
-            diag(scalar(@only) . " rows in $in that are not so in $not" . (@only ? ', such as:' : ''));
-            diag('  ' . (length > 200 ? substr($_, 0, 200) . ' …' : $_)) for @only[ 0 .. ($#only > 9 ? 9 : $#only) ];
-        }
-    }
-    diag($self->diagnosis);
-    return 0;
+sub status
+{
+	my ($self) = @_;
+	my ($code, $output) = $self->lab_try('status');
+	my $parked = join "\n", map
+	{
+		my $region = $_;
+		my ($failed, $rows) = $self->sql_try($region,
+			"SELECT source_region, table_name, left(row_pk::text, 200), operation, sqlstate, message, detail FROM mrsync.apply_error ORDER BY error_id LIMIT 10");
+		$failed || $rows eq '' ? () : "parked in $region:\n$rows";
+	} $self->regions;
+	return "$output\n$parked";
 }
 
-# What a person would look at first.
-sub diagnosis {
-    my ($self) = @_;
-    my $text = '';
-    for my $region ($self->regions) {
-        $text .= "== $region\n";
-        for my $query ('SELECT source_region, target_region, direction, status, state, lag, parked FROM mrsync.link_status',
-            'SELECT worker, source_region, state, pid, restarts, transactions, last_error FROM mrsync.worker_status')
-        {
-            $text .= eval { $self->psql($region, $query) . "\n" } // "$@";
-        }
-        $text .= join '', $self->log_tail($region, 15);
-    }
-    return $text;
+# ---------------------------------------------------------------------------------------------------- links
+
+sub link_id
+{
+	my ($self, $source, $target) = @_;
+	return $self->sql($target, "SELECT link_id FROM mrsync.replication_link WHERE source_region = '$source' AND target_region = '$target'");
 }
 
-sub log_tail {
-    my ($self, $region, $lines) = @_;
-    open my $file, '<', "$self->{dir}/region/$region/log" or return ();
-    my @all = <$file>;
-    close $file;
-    return @all > $lines ? @all[ -$lines .. -1 ] : @all;
+# Pauses links, given as 'us>eu', or all, and waits until their appliers have stopped.
+sub pause
+{
+	my ($self, @links) = @_;
+	@links = $self->links unless @links;
+	for (@links)
+	{
+		my ($source, $target) = split />/;
+		$self->sql($target, "SELECT mrsync.link_pause('" . $self->link_id($source, $target) . "')");
+	}
+	for (@links)
+	{
+		my ($source, $target) = split />/;
+		$self->wait_for($target, "SELECT NOT running FROM mrsync.worker_stat() WHERE kind = 'applier' AND peer = '$source'");
+	}
 }
 
-# The whole log of a region's server, for a test to look into.
-sub log_text {
-    my ($self, $region) = @_;
-    return join '', $self->log_tail($region, 1_000_000);
+sub resume
+{
+	my ($self, @links) = @_;
+	@links = $self->links unless @links;
+	for (@links)
+	{
+		my ($source, $target) = split />/;
+		$self->sql($target, "SELECT mrsync.link_resume('" . $self->link_id($source, $target) . "')");
+	}
 }
 
-# ---------------------------------------------------------------------------------------------------- faults
-
-sub start { my ($self, $region) = @_; $self->lab('start', $region); return }
-sub stop { my ($self, $region) = @_; $self->lab('stop', $region); return }
-sub kill { my ($self, $region) = @_; $self->lab('kill', $region); return } ## no critic: the lab's word
-sub clock { my ($self, $region, $offset) = @_; $self->lab('clock', $region, sprintf('%+d', $offset)); return }
-sub kafka { my ($self, $verb) = @_; $self->lab('kafka', $verb); return } # start, stop, kill
-
-# The pid of a worker: 'extractor', 'applier' (with the region it applies from), 'coordinator'. Waits until there is one.
-sub worker_pid {
-    my ($self, $region, $worker, $source) = @_;
-    my $query = "SELECT pid FROM mrsync.worker_status WHERE worker = '$worker' AND pid IS NOT NULL"
-        . (defined $source ? " AND source_region = '$source'" : '');
-    my $pid;
-    $self->wait_until("$region: a $worker", sub { ($pid = $self->psql($region, $query)) =~ /^\d+$/ });
-    return $pid;
+sub links
+{
+	my ($self) = @_;
+	my @links;
+	for my $source ($self->regions) { push @links, map { "$source>$_" } $self->peers($source) }
+	return @links;
 }
 
-# kill -9 of a worker. PostgreSQL answers the death of one of its processes by restarting them all.
-sub kill_worker {
-    my ($self, $region, $worker, $source, $signal) = @_;
-    my $pid = $self->worker_pid($region, $worker, $source);
-    CORE::kill($signal // 'KILL', $pid) or croak "cannot signal $worker $pid of $region: $!";
-    return $pid;
+# ---------------------------------------------------------------------------------------------------- assertions
+
+# The query says the same in every region; returns what it says in the first one.
+sub same
+{
+	my ($self, $sql, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my ($first, @others) = $self->regions;
+	my $expected = $self->sql($first, $sql, options => $COMPARABLE);
+	my $all = 1;
+	for my $region (@others)
+	{
+		my $is = $self->sql($region, $sql, options => $COMPARABLE);
+		next if $is eq $expected;
+		$all = 0;
+		Test::More::diag(first_difference($first, $expected, $region, $is));
+	}
+	Test::More::ok($all, $name);
+	return $expected;
 }
 
-sub is_up {
-    my ($self, $region) = @_;
-    return eval { $self->psql($region, 'SELECT 1') eq '1' };
+# Nothing is parked anywhere, no link is degraded.
+sub healthy
+{
+	my ($self, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $trouble = join "\n", map
+	{
+		my $region = $_;
+		my $rows = $self->sql($region, "SELECT source_region, table_name, operation, sqlstate, message, detail FROM mrsync.apply_error ORDER BY error_id LIMIT 5");
+		$rows eq '' ? () : "$region: $rows";
+	} $self->regions;
+	Test::More::is($trouble, '', $name || 'nothing is parked');
 }
 
-# ---------------------------------------------------------------------------------------------------- load
-
-# pgbench with a script of one's own in the background. Options: clients (2), rate (transactions a second; left out: as
-# fast as it goes), script (SQL with pgbench's \set), seconds (left out: until it is stopped).
-# ->load('us', …) returns a handle for load_stop; a server's death does not end it: it is started again until stopped.
-sub load {
-    my ($self, $region, %arg) = @_;
-    my $clients = $arg{clients} // 2;
-    my $base = "$self->{dir}/load-" . scalar(@{ $self->{loads} });
-    open my $file, '>', "$base.sql" or croak "$base.sql: $!";
-    print $file $arg{script};
-    close $file;
-    my @command = ('pgbench', '-n', '-h', '127.0.0.1', '-p', $self->port($region), '-U', 'postgres', '-c', $clients,
-        '-T', $arg{seconds} // 100_000, '-f', "$base.sql");
-    push @command, '-R', $arg{rate} if $arg{rate};
-    my $pid = fork // croak "fork: $!";
-    if ($pid == 0) {
-        # SIGTERM ends the loop and the pgbench of the moment.
-        my ($child, $stopped);
-        local $SIG{TERM} = sub { $stopped = 1; CORE::kill('TERM', $child) if $child };
-        open STDIN, '<', '/dev/null';
-        open STDOUT, '>>', "$base.out";
-        open STDERR, '>&', \*STDOUT;
-        my $until = time + ($arg{seconds} // 1e9);
-        while (!$stopped && time < $until) {
-            $child = fork // POSIX::_exit(1);
-            if ($child == 0) {
-                $SIG{TERM} = 'DEFAULT';
-                exec @command, 'lab' or POSIX::_exit(1);
-            }
-            waitpid $child, 0 until $stopped || waitpid($child, WNOHANG) != 0 || !sleep 0.02;
-            if ($stopped) { CORE::kill('TERM', $child); waitpid $child, 0 }
-        }
-        POSIX::_exit(0);
-    }
-    my $handle = { pid => $pid, out => "$base.out", region => $region };
-    push @{ $self->{loads} }, $handle;
-    return $handle;
-}
-
-# Stops it (all of them when none is named); returns what pgbench printed.
-sub load_stop {
-    my ($self, @handles) = @_;
-    @handles = @{ $self->{loads} } unless @handles;
-    my $printed = '';
-    for my $handle (@handles) {
-        my $pid = delete $handle->{pid} or next;
-        CORE::kill('TERM', $pid);
-        waitpid $pid, 0;
-        open my $file, '<', $handle->{out} or next;
-        local $/;
-        $printed .= <$file> // '';
-        close $file;
-    }
-    return $printed;
-}
-
-# A session that stays open: send() runs a statement in it and returns its output. For transactions that overlap.
-sub session {
-    my ($self, $region, %arg) = @_;
-    return Mrsync::Lab::Session->new($self->port($region), $arg{db} // 'lab');
+sub first_difference
+{
+	my ($first, $a, $second, $b) = @_;
+	my @a = split /\n/, $a;
+	my @b = split /\n/, $b;
+	my $i = 0;
+	$i++ while $i < @a && $i < @b && $a[$i] eq $b[$i];
+	my $show = sub
+	{
+		my ($line, $other) = map { $_ // '(no line)' } @_;
+		my $same = 0;    # long lines: what surrounds the difference
+		$same++ while $same < length $line && $same < length $other && substr($line, $same, 1) eq substr($other, $same, 1);
+		my $from = $same > 100 ? $same - 100 : 0;
+		return substr $line, $from, 400;
+	};
+	return sprintf "line %d:\n  %s: %s\n  %s: %s", $i + 1, $first, $show->($a[$i], $b[$i]), $second, $show->($b[$i], $a[$i]);
 }
 
 # ---------------------------------------------------------------------------------------------------- the end
 
-sub down {
-    my ($self) = @_;
-    $self->load_stop;
-    if (delete $live{"$self"}) { _down($self->{script}, $self->{dir}) }
-    return;
+END
+{
+	my $code = $?;
+	for my $lab (@labs)
+	{
+		if ($ENV{MRSYNC_TEST_KEEP}) { Test::More::diag("kept: MRSYNC_LAB_DIR=$lab->{dir}") }
+		else { $lab->lab_try('down') }
+	}
+	$? = $code;
 }
+$SIG{$_} = sub { exit 130 } for qw(INT TERM HUP);
 
-sub DESTROY {
-    my ($self) = @_;
-    local ($@, $!, $?);
-    eval { $self->down } if $$ == $self->{owner};
-    return;
-}
-
-# The shell is also left here on die and on a signal that has a handler.
-$SIG{$_} //= sub { exit 1 } for qw(INT TERM HUP);
-my $main = $$;
-END {
-    my $status = $?;
-    if ($$ == $main) {
-        _down($ENV{MRSYNC_LAB} // "$top/lab", $_) for values %live;
-        %live = ();
-    }
-    $? = $status;
-}
-
-sub _down {
-    my ($script, $dir) = @_;
-    local $ENV{MRSYNC_LAB_DIR} = $dir;
-    _run([ $script, 'down' ]);
-    return;
-}
-
-sub _read {
-    my ($self, $name) = @_;
-    open my $file, '<', "$self->{dir}/$name" or croak "$self->{dir}/$name: $!";
-    my $line = <$file>;
-    close $file;
-    chomp $line if defined $line;
-    return $line // '';
-}
-
-# (status, stdout, stderr) of a command given $input; its output may be large, so it goes through files, not pipes.
-sub _run {
-    my ($command, $input) = @_;
-    open my $in, '+>', undef or croak "a temporary file: $!";
-    binmode $in, ':utf8' if defined $input && utf8::is_utf8($input);
-    print $in $input if defined $input;
-    $in->flush;
-    seek $in, 0, 0;
-    open my $out, '+>', undef or croak "a temporary file: $!";
-    open my $err, '+>', undef or croak "a temporary file: $!";
-    my $pid = fork // croak "fork: $!";
-    if ($pid == 0) {
-        $SIG{$_} = 'DEFAULT' for qw(INT TERM HUP);
-        open STDIN, '<&', $in;
-        open STDOUT, '>&', $out;
-        open STDERR, '>&', $err;
-        exec @$command or POSIX::_exit(127);
-    }
-    waitpid $pid, 0;
-    my $status = $?;
-    my @text = map { seek $_, 0, 0; local $/; scalar(<$_>) // '' } ($out, $err);
-    return ($status, @text);
-}
-
-package Mrsync::Lab::Session;
-
-use strict;
-use warnings;
-
-my $mark = 0;
-
-sub new {
-    my ($class, $port, $db) = @_;
-    my $err = Symbol::gensym;
-    my $pid = IPC::Open3::open3(my $in, my $out, undef, 'psql', '-XqAt', '-h', '127.0.0.1', '-p', $port, '-U', 'postgres', '-d', $db);
-    $in->autoflush(1);
-    return bless { pid => $pid, in => $in, out => $out, owner => $$ }, $class;
-}
-
-# Sends a statement without waiting; receive() later takes its output.
-sub start {
-    my ($self, $sql) = @_;
-    $mark++;
-    push @{ $self->{marks} }, "-- mark $mark";
-    print { $self->{in} } "$sql\n;\n\\echo -- mark $mark\n";
-    return;
-}
-
-sub receive {
-    my ($self) = @_;
-    my $until = shift @{ $self->{marks} } // Carp::croak('nothing was started');
-    my $text = '';
-    while (defined(my $line = readline $self->{out})) {
-        if ($line eq "$until\n") { chomp $text; return $text }
-        $text .= $line;
-    }
-    Carp::croak("the session has ended: $text");
-}
-
-# The statement's output, errors included.
-sub send { ## no critic
-    my ($self, $sql) = @_;
-    $self->start($sql);
-    return $self->receive;
-}
-
-sub DESTROY {
-    my ($self) = @_;
-    local ($@, $!, $?);
-    return if $$ != $self->{owner};
-    close $self->{in};
-    close $self->{out};
-    CORE::kill('TERM', $self->{pid});
-    waitpid $self->{pid}, 0;
-    return;
-}
+binmode Test::More->builder->$_, ':encoding(UTF-8)' for qw(output failure_output todo_output);
 
 1;
