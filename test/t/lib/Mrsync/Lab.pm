@@ -56,7 +56,7 @@ sub up
 	if ($ENV{MRSYNC_TEST_KAFKA} && !$wanted{own_broker})
 	{
 		# one broker serves many files: names that no other test uses
-		push @options, '--broker', "external:$ENV{MRSYNC_TEST_KAFKA}", '--group', "${name}_$$" . (@labs > 1 ? '_' . @labs : '');
+		push @options, '--broker', "external:$ENV{MRSYNC_TEST_KAFKA}", '--group', "t${name}_$$" . (@labs > 1 ? '_' . @labs : '');
 	}
 	my %settings = (autovacuum => 'on', %{ $wanted{settings} || {} });
 	push @options, map { ('--set', "$_=$settings{$_}") } sort keys %settings;
