@@ -591,6 +591,7 @@ void ddlEnd()
 		"SELECT DISTINCT t.relation::oid FROM pg_catalog.pg_event_trigger_ddl_commands() d "
 		"JOIN mrsync.replicated_table t ON t.relation = d.objid "
 		"OR t.relation IN (SELECT relid FROM pg_catalog.pg_partition_ancestors(d.objid)) "
+		"OR t.relation IN (SELECT inhparent FROM pg_catalog.pg_inherits WHERE inhrelid = d.objid) "
 		"WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass "
 		"AND d.object_type IN ('table', 'foreign table')");
 	for (const spi::Row &row : rows)

@@ -1,0 +1,154 @@
+-- table_add, table_add_all, table_remove and the event triggers: what is refused, what is set up, what is undone.
+-- Needs a broker: -v brokers=host:port
+SET client_min_messages = warning;
+CREATE EXTENSION mrsync;
+SELECT plan(74);
+SELECT mrsync.region_init('tap-table', :'brokers', 'tap') \g /dev/null
+CREATE FUNCTION detail_of(sql text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE detail text;
+BEGIN
+	EXECUTE sql;
+	RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+	RETURN detail;
+END
+$$;
+CREATE FUNCTION hint_of(sql text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE hint text;
+BEGIN
+	EXECUTE sql;
+	RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
+	RETURN hint;
+END
+$$;
+CREATE FUNCTION refused(relation text, state text, detail text, what text) RETURNS SETOF text LANGUAGE sql AS $$
+	SELECT throws_ok(format('SELECT mrsync.table_add(%L)', relation), state, NULL, 'refused: ' || what)
+	UNION ALL
+	SELECT is(detail_of(format('SELECT mrsync.table_add(%L)', relation)), detail, 'and why: ' || what)
+$$;
+
+BEGIN;
+CREATE EXTENSION citext;
+CREATE SCHEMA s;
+CREATE TABLE s.plain (id int PRIMARY KEY, v text);
+CREATE TABLE s.nokey (id int);
+CREATE TABLE s.deferred (id int PRIMARY KEY DEFERRABLE);
+CREATE TABLE s.bits (id bit(8) PRIMARY KEY);
+CREATE COLLATION s.nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE TABLE s.collated (id text COLLATE s.nocase PRIMARY KEY);
+CREATE UNLOGGED TABLE s.unlogged (id int PRIMARY KEY);
+CREATE TEMP TABLE temporary (id int PRIMARY KEY);
+CREATE VIEW s.view AS SELECT 1 AS id;
+CREATE MATERIALIZED VIEW s.matview AS SELECT 1 AS id;
+CREATE SEQUENCE s.sequence;
+CREATE FOREIGN DATA WRAPPER nothing;
+CREATE SERVER nowhere FOREIGN DATA WRAPPER nothing;
+CREATE FOREIGN TABLE s."foreign" (id int) SERVER nowhere;
+CREATE TABLE s.parent (id int PRIMARY KEY);
+CREATE TABLE s.child (PRIMARY KEY (id)) INHERITS (s.parent);
+CREATE TABLE s.forced (id int PRIMARY KEY);
+ALTER TABLE s.forced ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE TABLE s."Tree" (id int, part text, v text, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
+CREATE TABLE s.tree_a PARTITION OF s."Tree" FOR VALUES IN ('a');
+CREATE TABLE s.tree_b (v text, gone int, part text NOT NULL, id int NOT NULL);
+ALTER TABLE s.tree_b DROP COLUMN gone;
+ALTER TABLE s."Tree" ATTACH PARTITION s.tree_b FOR VALUES IN ('b');
+CREATE TABLE s.tree_cd PARTITION OF s."Tree" FOR VALUES IN ('c', 'd') PARTITION BY LIST (part);
+CREATE TABLE s.tree_c PARTITION OF s.tree_cd FOR VALUES IN ('c');
+CREATE TABLE s.mixed (id int PRIMARY KEY) PARTITION BY LIST (id);
+CREATE UNLOGGED TABLE s.mixed_1 PARTITION OF s.mixed FOR VALUES IN (1);
+
+SELECT throws_ok('SELECT mrsync.table_add(NULL)', '22004', 'argument relation must not be NULL', 'table_add: NULL');
+SELECT throws_ok('SELECT mrsync.table_add(''s.nothere'')', '42P01', 'relation "s.nothere" does not exist', 'table_add: no such table');
+SELECT throws_ok('SELECT mrsync.table_add(1234567)', '42P01', 'relation with OID 1234567 does not exist', 'table_add: no such OID');
+SELECT throws_ok('SELECT mrsync.table_add(''s.plain'', ''best_writer'')', '22023', 'unknown strategy "best_writer"', 'table_add: unknown strategy');
+SELECT throws_ok('SELECT mrsync.table_add(''s.plain'', NULL)', '22004', 'argument strategy must not be NULL', 'table_add: no strategy');
+SELECT refused('s.nokey', '55000', 'It has no primary key, by which regions know a row.', 'no primary key');
+SELECT is(hint_of('SELECT mrsync.table_add(''s.nokey'')'), 'ALTER TABLE s.nokey ADD PRIMARY KEY (…);', 'and what to do about it');
+SELECT refused('s.deferred', '55000', 'Its primary key is DEFERRABLE: two rows may have the same key for a while.', 'deferrable key');
+SELECT refused('s.bits', '0A000', 'Column "id" (bit(8)) of its primary key: its type has no hash operator class.', 'no hash');
+SELECT refused('s.collated', '0A000', 'Column "id" (text) of its primary key: its collation is nondeterministic: keys that are equal here could differ in another region.', 'nondeterministic collation');
+SELECT refused('s.unlogged', '42809', 'It is unlogged: its changes are not in the WAL, which is what is replicated.', 'unlogged');
+SELECT refused('temporary', '42809', 'It is temporary.', 'temporary');
+SELECT refused('s.view', '42809', 'It is a view.', 'view');
+SELECT refused('s.matview', '42809', 'It is a materialized view.', 'materialized view');
+SELECT refused('s.sequence', '42809', 'It is a sequence.', 'sequence');
+SELECT refused('s.plain_pkey', '42809', 'It is an index.', 'index');
+SELECT refused('s.foreign', '42809', 'It is a foreign table.', 'foreign table');
+SELECT refused('pg_class', '42809', 'It is a system catalog.', 'system catalog');
+SELECT refused('mrsync.heartbeat', '42809', 'It is a table of mrsync''s own.', 'own table');
+SELECT refused('s.parent', '0A000', 'Other tables inherit from it.', 'inheritance parent');
+SELECT refused('s.child', '0A000', 'It inherits from another table.', 'inheritance child');
+SELECT refused('s.tree_a', '42809', 'It is a partition of s."Tree".', 'partition');
+SELECT refused('s.tree_c', '42809', 'It is a partition of s."Tree".', 'partition of a partition');
+SELECT refused('s.mixed', '42809', 'Its partition s.mixed_1 is unlogged: its changes are not in the WAL, which is what is replicated.', 'unlogged partition');
+SELECT is(left(detail_of('SELECT mrsync.table_add(''s.forced'')'), 36), 'It has FORCE ROW LEVEL SECURITY: cha', 'refused: forced row security');
+
+CREATE ROLE tap_other;
+GRANT USAGE ON SCHEMA s TO tap_other;
+SET ROLE tap_other;
+SELECT throws_ok('SELECT mrsync.table_add(''s.plain'')', '42501', 'must be owner of table s.plain', 'not by others');
+RESET ROLE;
+ALTER TABLE s.plain OWNER TO tap_other;
+SET ROLE tap_other;
+SELECT lives_ok('SELECT mrsync.table_add(''s.plain'')', 'by its owner');
+SELECT lives_ok('SELECT mrsync.table_remove(''s.plain'')', 'and removed by its owner');
+RESET ROLE;
+SELECT throws_ok('SELECT mrsync.table_add_all(''nowhere'')', '3F000', 'schema "nowhere" does not exist', 'table_add_all: no such schema');
+SELECT throws_ok('SELECT mrsync.table_add_all(''pg_catalog'')', '22023', 'the tables of schema "pg_catalog" cannot be replicated', 'table_add_all: system schema');
+SELECT is(mrsync.table_add_all('s'), 2, 'table_add_all adds what it can');
+SELECT results_eq('SELECT relation::text COLLATE "C" FROM mrsync.replicated_table ORDER BY 1', $$VALUES ('s."Tree"' COLLATE "C"), ('s.plain')$$, 'these two');
+SELECT is(mrsync.table_add_all('s'), 0, 'again: nothing is left');
+SELECT lives_ok('SELECT mrsync.table_add(''s.plain'')', 'adding twice is said, not refused');
+
+SELECT is_empty($$SELECT relid FROM pg_partition_tree('s."Tree"') JOIN pg_class ON oid = relid WHERE relreplident <> 'f'$$, 'FULL in root and partitions');
+SELECT results_eq($$SELECT tgrelid::regclass::text COLLATE "C", tgname::text COLLATE "C", tgenabled::text COLLATE "C" FROM pg_trigger WHERE tgname LIKE 'mrsync%' ORDER BY 1, 2$$,
+	$$VALUES ('s."Tree"' COLLATE "C", 'mrsync_delete' COLLATE "C", 'A' COLLATE "C"), ('s."Tree"', 'mrsync_key', 'A'), ('s."Tree"', 'mrsync_truncate', 'A'),
+	('s.plain', 'mrsync_delete', 'A'), ('s.plain', 'mrsync_key', 'A'), ('s.plain', 'mrsync_truncate', 'A'),
+	('s.tree_a', 'mrsync_delete', 'A'), ('s.tree_a', 'mrsync_key', 'A'), ('s.tree_a', 'mrsync_truncate', 'A'),
+	('s.tree_b', 'mrsync_delete', 'A'), ('s.tree_b', 'mrsync_key', 'A'), ('s.tree_b', 'mrsync_truncate', 'A'),
+	('s.tree_c', 'mrsync_delete', 'A'), ('s.tree_c', 'mrsync_key', 'A'), ('s.tree_c', 'mrsync_truncate', 'A'),
+	('s.tree_cd', 'mrsync_delete', 'A'), ('s.tree_cd', 'mrsync_key', 'A')$$, 'all triggers, always on');
+
+-- what comes later
+CREATE TABLE s.tree_d PARTITION OF s.tree_cd FOR VALUES IN ('d');
+CREATE TABLE s.tree_e (id int, part text, v text, PRIMARY KEY (part, id));
+ALTER TABLE s.tree_e DROP CONSTRAINT tree_e_pkey;
+ALTER TABLE s."Tree" ATTACH PARTITION s.tree_e FOR VALUES IN ('e');
+SELECT is_empty($$SELECT relid FROM pg_partition_tree('s."Tree"') JOIN pg_class ON oid = relid WHERE relreplident <> 'f'$$, 'new partitions: FULL');
+SELECT results_eq($$SELECT count(*)::int FROM pg_trigger WHERE tgrelid IN ('s.tree_d'::regclass, 's.tree_e'::regclass) AND tgname LIKE 'mrsync%' AND tgenabled = 'A'$$, 'VALUES (6)', 'new partitions: all triggers');
+ALTER TABLE s.plain DISABLE TRIGGER ALL;
+ALTER TABLE s.plain ENABLE TRIGGER ALL;
+SELECT is_empty($$SELECT FROM pg_trigger WHERE tgname LIKE 'mrsync%' AND tgenabled <> 'A'$$, 'DISABLE TRIGGER ALL does not get at them');
+
+-- what would make it unfit
+SELECT throws_ok('ALTER TABLE s.plain DROP CONSTRAINT plain_pkey', '55000', 'this would make it impossible to replicate s.plain', 'the primary key stays');
+SELECT throws_ok('ALTER TABLE s.plain REPLICA IDENTITY DEFAULT', '55000', 'the replica identity of s.plain must stay FULL', 'the replica identity stays');
+SELECT throws_ok('ALTER TABLE s.plain SET UNLOGGED', '42809', 'this would make it impossible to replicate s.plain', 'SET UNLOGGED');
+SELECT throws_ok('ALTER TABLE s.plain FORCE ROW LEVEL SECURITY', '0A000', 'this would make it impossible to replicate s.plain', 'FORCE ROW LEVEL SECURITY');
+SELECT throws_ok('CREATE TABLE s.heir () INHERITS (s.plain)', '0A000', 'this would make it impossible to replicate s.plain', 'no inheritance child');
+SELECT throws_ok('CREATE UNLOGGED TABLE s.tree_f PARTITION OF s."Tree" FOR VALUES IN (''f'')', '42809', 'this would make it impossible to replicate s."Tree"', 'no unlogged partition');
+SELECT lives_ok('ALTER TABLE s.plain DROP CONSTRAINT plain_pkey, ADD PRIMARY KEY (v, id)', 'another primary key in one command');
+SELECT matches((SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 's.plain'::regclass AND tgname = 'mrsync_key'), 'old\.v = new\.v', 'and the key trigger follows');
+SELECT lives_ok('ALTER TABLE s.plain RENAME COLUMN id TO number', 'a column may be renamed');
+
+-- taken back
+SELECT throws_ok('SELECT mrsync.table_remove(NULL)', '22004', 'argument relation must not be NULL', 'table_remove: NULL');
+SELECT throws_ok('SELECT mrsync.table_remove(''s.nokey'')', '42704', 'table s.nokey is not replicated', 'table_remove: not replicated');
+SELECT throws_ok('SELECT mrsync.table_remove(''s.tree_a'')', '42809', 'table s.tree_a cannot be taken out of replication by itself', 'table_remove: a partition');
+SELECT lives_ok('SELECT mrsync.table_remove(''s."Tree"'')', 'table_remove');
+SELECT is_empty($$SELECT FROM pg_trigger WHERE tgname LIKE 'mrsync%' AND tgrelid <> 's.plain'::regclass$$, 'its triggers are gone');
+SELECT is_empty($$SELECT FROM pg_partition_tree('s."Tree"') JOIN pg_class ON oid = relid WHERE relreplident <> 'd'$$, 'its replica identity is what it was');
+CREATE TABLE s.indexed (id int PRIMARY KEY, other int NOT NULL);
+CREATE UNIQUE INDEX indexed_other ON s.indexed (other);
+ALTER TABLE s.indexed REPLICA IDENTITY USING INDEX indexed_other;
+SELECT mrsync.table_add('s.indexed'), mrsync.table_remove('s.indexed') \g /dev/null
+SELECT is((SELECT relreplident::text || indisreplident FROM pg_class c JOIN pg_index i ON i.indrelid = c.oid WHERE indexrelid = 's.indexed_other'::regclass), 'itrue', 'also when it was an index');
+DROP TABLE s.plain;
+SELECT is_empty('SELECT 1 FROM mrsync.replicated_table UNION ALL SELECT 1 FROM mrsync.former_identity', 'a dropped table leaves by itself');
+SELECT * FROM finish();
+ROLLBACK;
+SELECT mrsync.region_leave() \g /dev/null
