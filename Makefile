@@ -47,4 +47,4 @@ $(BUILD)/%.o: src/%.cpp
 	$(CXX) $(SERVER_CXXFLAGS) -c $< -o $@
 
 -include $(OBJS:.o=.d)
--include test/unit/unit.mk test/bed/bed.mk
+-include test/unit/unit.mk test/bed/bed.mk bench/bench.mk
