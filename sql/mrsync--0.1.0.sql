@@ -421,6 +421,7 @@ SELECT l.link_id, l.source_region, l.target_region,
 	END) COLLATE "default" AS state,
 	CASE
 		WHEN l.target_region = here.region_id AND w.running AND w.caught_up AND w.state IS NULL THEN interval '0'
+		WHEN l.source_region = here.region_id AND x.running AND x.state IS NULL AND p.acked_sequence >= x.sequence THEN interval '0'
 		ELSE l.lag_ms * interval '1 ms'
 	END AS lag,
 	CASE WHEN l.target_region = here.region_id THEN parked.n END AS parked,

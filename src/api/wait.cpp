@@ -135,17 +135,21 @@ void waitForPeers(const Interval *timeout)
 	uint64_t goal = 0;
 	{
 		Waiting waiting(region);
-		while (region->decodedEnd.load() < target)
+		// A starting extractor first takes decodedEnd back, then says an older sequence: hence the second look.
+		do
 		{
-			workerWake(region->extractorLatch);
-			long left = deadline.left();
-			if (left == 0)
-				timedOut("The extractor of this region has not sent everything yet.",
-						 "SELECT * FROM mrsync.worker_status shows what it waits for.");
-			sleepForAck(region, left);
-		}
-		if (WorkerShared *extractor = extractorOf(region))
-			goal = extractor->sequence.load();
+			while (region->decodedEnd.load() < target)
+			{
+				workerWake(region->extractorLatch);
+				long left = deadline.left();
+				if (left == 0)
+					timedOut("The extractor of this region has not sent everything yet.",
+							 "SELECT * FROM mrsync.worker_status shows what it waits for.");
+				sleepForAck(region, left);
+			}
+			if (WorkerShared *extractor = extractorOf(region))
+				goal = extractor->sequence.load();
+		} while (region->decodedEnd.load() < target);
 		for (;;)
 		{
 			std::string behind = behindOf(region, goal);
