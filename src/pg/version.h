@@ -5,6 +5,8 @@
 extern "C"
 {
 #include "access/xlog.h"
+#include "executor/executor.h"
+#include "parser/parse_relation.h"
 #include "replication/origin.h"
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
@@ -76,6 +78,31 @@ inline List *qualifiedNameList(const char *name)
 	return stringToQualifiedNameList(name, nullptr);
 #else
 	return stringToQualifiedNameList(name);
+#endif
+}
+
+// An executor's state for writing one relation row by row.
+inline void initRangeTable(EState *estate, RangeTblEntry *entry)
+{
+#if PG_VERSION_NUM >= 180000
+	List *permissions = NIL;
+	addRTEPermissionInfo(&permissions, entry);
+	ExecInitRangeTable(estate, list_make1(entry), permissions, bms_make_singleton(1));
+#elif PG_VERSION_NUM >= 160000
+	List *permissions = NIL;
+	addRTEPermissionInfo(&permissions, entry);
+	ExecInitRangeTable(estate, list_make1(entry), permissions);
+#else
+	ExecInitRangeTable(estate, list_make1(entry));
+#endif
+}
+
+inline void initEvalPlanQual(EPQState *state, EState *estate)
+{
+#if PG_VERSION_NUM >= 160000
+	EvalPlanQualInit(state, estate, nullptr, NIL, -1, NIL);
+#else
+	EvalPlanQualInit(state, estate, nullptr, NIL, -1);
 #endif
 }
 

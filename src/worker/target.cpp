@@ -13,6 +13,7 @@ extern "C"
 #include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "executor/execPartition.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
@@ -152,6 +153,7 @@ void Target::describe(Relation rel)
 		column.type = attribute->atttypid;
 		column.typmod = attribute->atttypmod;
 		column.isGenerated = attribute->attgenerated != '\0';
+		column.isAlways = attribute->attidentity == ATTRIBUTE_IDENTITY_ALWAYS;
 		for (int k = 0; k < key.count; ++k)
 			if (key.columns[k].attnum == column.attnum)
 				column.isFixedKey = equalMeansSameText(column.type);
@@ -319,7 +321,7 @@ void Target::plansFor(const Image &row)
 		std::string parameter = "$" + std::to_string(types.size());
 		names += (names.empty() ? "" : ", ") + quoted(value.name);
 		parameters += (parameters.empty() ? "" : ", ") + parameter;
-		if (!column->isFixedKey)
+		if (!column->isFixedKey && !column->isAlways)
 			assignments += (assignments.empty() ? "" : ", ") + quoted(value.name) + " = " + parameter;
 	}
 	Relation rel = pgCall([&] { return table_open(relation, NoLock); });
@@ -328,15 +330,17 @@ void Target::plansFor(const Image &row)
 		conflict += (i ? ", " : "") + quoted(NameStr(key.columns[i].name));
 	pgCall([&] { table_close(rel, NoLock); });
 	AsOwner owner(owner_);
-	insertPlan_ = prepare("INSERT INTO " + name + " (" + names + ") OVERRIDING SYSTEM VALUE VALUES (" + parameters +
-							  ") ON CONFLICT (" + conflict + ") DO NOTHING",
-						  types);
-	types.push_back(TIDOID);
+	std::vector<Oid> updateTypes = types;
+	updateTypes.push_back(TIDOID);
 	// a table of nothing but its key: the row is rewritten as it is, for its version
 	if (assignments.empty())
 		assignments = quoted(NameStr(key.columns[0].name)) + " = " + quoted(NameStr(key.columns[0].name));
 	updatePlan_ = prepare("UPDATE ONLY " + name + " SET " + assignments + " WHERE ctid = $" +
-							  std::to_string(types.size()),
+							  std::to_string(updateTypes.size()),
+						  updateTypes);
+	// last: while it is missing, both are made anew
+	insertPlan_ = prepare("INSERT INTO " + name + " (" + names + ") OVERRIDING SYSTEM VALUE VALUES (" + parameters +
+							  ") ON CONFLICT (" + conflict + ") DO NOTHING",
 						  types);
 }
 
@@ -399,9 +403,72 @@ bool Target::insert(const Image &row)
 	return processed == 1;
 }
 
+bool Target::differsFromHeld(const TargetColumn &column, const std::optional<std::string> &text)
+{
+	return pgCall(
+		[&]
+		{
+			bool isNull;
+			Datum value = slot_getattr(foundSlot_, column.attnum, &isNull);
+			if (isNull || !text)
+				return isNull != !text;
+			return *text != OutputFunctionCall(const_cast<FmgrInfo *>(&column.output), value);
+		});
+}
+
+// Without SQL, which would refuse a column that is GENERATED ALWAYS AS IDENTITY. Such a column differs only where its
+// user set it to DEFAULT, or where two regions inserted the same key.
+void Target::updateAnyColumn(const Image &row)
+{
+	AsOwner owner(owner_);
+	Parameters parameters = parametersOf(row, insertColumns_);
+	pgCall(
+		[&]
+		{
+			Relation rel = table_open(relation, RowExclusiveLock);
+			EState *estate = CreateExecutorState();
+			RangeTblEntry *entry = makeNode(RangeTblEntry);
+			entry->rtekind = RTE_RELATION;
+			entry->relid = relation;
+			entry->relkind = rel->rd_rel->relkind;
+			entry->rellockmode = RowExclusiveLock;
+			version::initRangeTable(estate, entry);
+			ResultRelInfo *info = makeNode(ResultRelInfo);
+			InitResultRelInfo(info, rel, 1, nullptr, 0);
+			estate->es_output_cid = GetCurrentCommandId(true);
+			ExecOpenIndices(info, false);
+			EPQState epq;
+			version::initEvalPlanQual(&epq, estate);
+			TupleTableSlot *slot = ExecInitExtraTupleSlot(estate, RelationGetDescr(rel), table_slot_callbacks(rel));
+			slot_getallattrs(foundSlot_);
+			ExecClearTuple(slot);
+			memcpy(slot->tts_values, foundSlot_->tts_values, sizeof(Datum) * slot->tts_tupleDescriptor->natts);
+			memcpy(slot->tts_isnull, foundSlot_->tts_isnull, slot->tts_tupleDescriptor->natts);
+			for (size_t i = 0; i < row.size(); ++i)
+				if (const TargetColumn *column = insertColumns_[i])
+				{
+					slot->tts_values[column->attnum - 1] = parameters.values[i];
+					slot->tts_isnull[column->attnum - 1] = parameters.nulls[i] == 'n';
+				}
+			ExecStoreVirtualTuple(slot);
+			AfterTriggerBeginQuery();
+			ExecSimpleRelationUpdate(info, estate, &epq, foundSlot_, slot);
+			AfterTriggerEndQuery(estate);
+			ExecCloseIndices(info);
+			EvalPlanQualEnd(&epq);
+			ExecResetTupleTable(estate->es_tupleTable, false);
+			FreeExecutorState(estate);
+			table_close(rel, NoLock);
+			CommandCounterIncrement();
+		});
+}
+
 void Target::update(const HeldRow &held, const Image &row)
 {
 	plansFor(row);
+	for (size_t i = 0; i < row.size(); ++i)
+		if (insertColumns_[i] && insertColumns_[i]->isAlways && differsFromHeld(*insertColumns_[i], row[i].value))
+			return updateAnyColumn(row);
 	AsOwner owner(owner_);
 	Parameters parameters = parametersOf(row, insertColumns_);
 	ItemPointerData tid = held.tid;

@@ -31,6 +31,7 @@ struct TargetColumn
 	FmgrInfo input;
 	FmgrInfo output;
 	bool isGenerated;
+	bool isAlways;	 // GENERATED ALWAYS AS IDENTITY: SQL refuses to update it to a value
 	bool isFixedKey; // in the key, and of a type whose equal values have equal texts: an UPDATE need not write it
 };
 
@@ -83,6 +84,8 @@ private:
 	friend class TargetCache;
 	void describe(Relation relation);
 	void plansFor(const Image &row);
+	bool differsFromHeld(const TargetColumn &column, const std::optional<std::string> &text);
+	void updateAnyColumn(const Image &row);
 	void execute(SPIPlanPtr plan, Datum *values, char *nulls, int expected, uint64_t &processed);
 	const TargetColumn *column(const std::string &name) const;
 

@@ -168,7 +168,7 @@ sub sql_try
 	}
 	waitpid $pid, 0;
 	my $code = $? >> 8 || $? & 127;
-	my ($out, $err) = map { local $/; open my $f, '<:encoding(UTF-8)', "$base.$_" or croak $!; my $text = <$f>; $text // '' } qw(out err);
+	my ($out, $err) = map { local $/; open my $f, '<:utf8', "$base.$_" or croak $!; my $text = <$f>; $text // '' } qw(out err);
 	unlink map { "$base.$_" } qw(in out err);
 	chomp $out;
 	return ($code, $out, $err);
