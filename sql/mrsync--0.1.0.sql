@@ -44,7 +44,8 @@ CREATE AGGREGATE mrsync.min(mrsync.hlc) (SFUNC = mrsync.hlc_smaller, STYPE = mrs
 
 CREATE CAST (mrsync.hlc AS bigint) WITHOUT FUNCTION;
 CREATE CAST (bigint AS mrsync.hlc) WITHOUT FUNCTION;
-CREATE CAST (mrsync.hlc AS timestamptz) WITHOUT FUNCTION AS ASSIGNMENT;
+-- implicit: stamps can be compared also where schema mrsync is not in the search_path
+CREATE CAST (mrsync.hlc AS timestamptz) WITHOUT FUNCTION AS IMPLICIT;
 CREATE CAST (timestamptz AS mrsync.hlc) WITHOUT FUNCTION;
 
 -- Clock

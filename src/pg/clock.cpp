@@ -5,6 +5,8 @@
 #include "pg/guc.h"
 #include "pg/spi.h"
 
+#include <algorithm>
+
 extern "C"
 {
 #include "access/commit_ts.h"
@@ -64,7 +66,7 @@ void preCommit()
 	bool foreign = replorigin_session_origin != InvalidRepOriginId;
 	Clock clock(region->clock);
 	Stamp stamp = clock.stamp(GetCurrentTimestamp, guc::forceOverride || foreign);
-	ceilingEnsure(region, Hlc{stamp.hlc.value + kCommitMargin});
+	ceilingEnsure(region, Hlc{std::max<int64_t>(stamp.hlc.value, GetCurrentTimestamp() + kCommitMargin)});
 	if (stamp.isOverride)
 		overrideWrite(region, xid, stamp.hlc);
 }

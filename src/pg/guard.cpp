@@ -47,7 +47,11 @@ ErrorData *run(void (*call)(void *), void *arg)
 	ErrorData *volatile error = nullptr;
 	PG_TRY();
 	{
+		// the callers' context lines are added when the error is reported at last, at enter()'s edge
+		ErrorContextCallback *outer = error_context_stack;
+		error_context_stack = nullptr;
 		call(arg);
+		error_context_stack = outer;
 	}
 	PG_CATCH();
 	{

@@ -3,6 +3,7 @@
 #include "pg/guard.h"
 #include "pg/guc.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
@@ -28,6 +29,8 @@ namespace
 constexpr char kClockFile[] = "mrsync.clock";
 constexpr uint32_t kFileMagic = 0x6d727301;
 constexpr int64_t kCeilingAhead = 5 * USECS_PER_SEC;
+// A clock ahead of physical time moves a microsecond per commit. Little, because every crash starts it at the ceiling.
+constexpr int64_t kCeilingAheadOfDrift = 100 * 1000;
 
 struct FileEntry
 {
@@ -314,7 +317,7 @@ void ceilingEnsure(RegionShared *region, Hlc atLeast)
 	LockHold hold;
 	if (region->ceiling.load() >= atLeast.value)
 		return;
-	int64_t ceiling = atLeast.value + kCeilingAhead;
+	int64_t ceiling = std::max<int64_t>(atLeast.value + kCeilingAheadOfDrift, GetCurrentTimestamp() + kCeilingAhead);
 	fileWrite(region, ceiling);
 	region->ceiling.store(ceiling);
 }

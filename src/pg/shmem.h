@@ -120,7 +120,8 @@ RegionShared *regionRegister(Oid database, const std::string &region, const std:
 void regionForget(Oid database);
 
 // Makes it certain that after any crash the clock starts at `atLeast` or above. Costs an fsync when it is not so yet,
-// and then reaches `mrsync` five seconds further, so that it is rare. Throws PgError when the file cannot be written.
+// and then reaches further: five seconds from now, or a tenth of a second from a clock that is ahead of time; so that it
+// is rare. Throws PgError when the file cannot be written.
 void ceilingEnsure(RegionShared *region, Hlc atLeast);
 
 // An origin of ours. originRegister is idempotent.

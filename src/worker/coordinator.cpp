@@ -70,7 +70,7 @@ public:
 		while (catalogRead())
 		{
 			worker_.reloadSettings();
-			ceilingEnsure(region_, Hlc{std::max(region_->clock.load(), GetCurrentTimestamp()) + kCeilingReserve});
+			ceilingEnsure(region_, Hlc{std::max<int64_t>(region_->clock.load(), GetCurrentTimestamp() + kCeilingReserve)});
 			supervise();
 			bool more = control_.receive();
 			long pause = control_.beat();

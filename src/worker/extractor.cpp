@@ -130,6 +130,8 @@ private:
 		config.topics = {topic, topic + ".control"};
 		config.queueBytes = static_cast<size_t>(guc::producerQueueMb) * 1024 * 1024;
 		producer_ = std::make_unique<kafka::Producer>(config, worker_.wakeFd());
+		// In this order: whoever waits for us takes no sequence of an earlier run for the newest.
+		region_->decodedEnd.store(0);
 		worker_.shared->sequence.store(sequence);
 
 		pluginHostSet(this);
