@@ -15,6 +15,7 @@
 #include "pg/guc.h"
 #include "pg/spi.h"
 #include "worker/apply.h"
+#include "worker/deadlock_watch.h"
 #include "worker/inbox.h"
 #include "worker/parking.h"
 #include "worker/worker.h"
@@ -104,8 +105,8 @@ private:
 				{ SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE); };
 				set("session_replication_role", "replica");
 				set("synchronous_commit", "off");
-				set("deadlock_timeout", "10ms"); // on a deadlock it is the applier that yields
 				set("plan_cache_mode", "force_generic_plan");
+				deadlockWatchInit();
 			});
 		std::string brokers;
 		int64_t offset = kafka::kFromBeginning;
@@ -292,6 +293,7 @@ private:
 				replorigin_session_origin = origin_;
 				SetCurrentStatementStartTimestamp();
 				StartTransactionCommand();
+				deadlockWatchStart();
 				PushActiveSnapshot(GetTransactionSnapshot());
 				if (SPI_connect() != SPI_OK_CONNECT)
 					elog(ERROR, "SPI_connect failed");
@@ -314,6 +316,7 @@ private:
 				replorigin_session_origin_lsn = sequence;
 				replorigin_session_origin_timestamp = hlc.value;
 				CommitTransactionCommand();
+				deadlockWatchStop();
 				replorigin_session_origin_lsn = InvalidXLogRecPtr;
 				replorigin_session_origin_timestamp = 0;
 				replorigin_session_origin = InvalidRepOriginId;
@@ -324,6 +327,7 @@ private:
 
 	void abort()
 	{
+		deadlockWatchStop();
 		replorigin_session_origin_lsn = InvalidXLogRecPtr;
 		replorigin_session_origin_timestamp = 0;
 		AbortCurrentTransaction();

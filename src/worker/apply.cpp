@@ -103,7 +103,8 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 				relate(local, event, seen);
 			}
 		}
-		else if (event.operation != Operation::Insert)
+		else if (event.operation != Operation::Insert || retried_)
+			// A retried INSERT may be kept from being tried by its deletion since; the INSERT itself may fail for ever.
 			local = deleted(*target, event, seen, pkText);
 
 		Decision decision = resolve(local, event.operation, incoming);
