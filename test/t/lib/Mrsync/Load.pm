@@ -95,8 +95,8 @@ sub latencies
 		open my $file, '<', $name or next;
 		while (my $line = <$file>)
 		{
-			next unless $line =~ /^\d+ \d+ (\d+|failed|skipped) \d+ (\d+) (\d+)/;
-			push @all, [ $2 + $3 / 1e6, $1 =~ /^\d/ ? $1 / 1000 : undef ];
+			my ($latency, $second, $micro) = $line =~ /^\d+ \d+ (\d+|failed|skipped) \d+ (\d+) (\d+)/ or next;
+			push @all, [ $second + $micro / 1e6, $latency =~ /^\d/ ? $latency / 1000 : undef ];
 		}
 	}
 	@all = sort { $a->[0] <=> $b->[0] } @all;
