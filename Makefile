@@ -20,7 +20,7 @@ SERVER_SRC = $(wildcard src/init.cpp src/pg/*.cpp src/plugin/*.cpp src/worker/*.
 object = $(patsubst src/%.cpp,$(BUILD)/%.o,$(1))
 OBJS = $(call object,$(CORE_SRC) $(KAFKA_SRC) $(SERVER_SRC))
 
-SHLIB_LINK = -lrdkafka -ljansson -lcrypto -lstdc++
+SHLIB_LINK = -lrdkafka -lcrypto -lstdc++
 EXTRA_CLEAN = $(BUILD)
 
 # clang's bitcode rules know neither C++20 nor our flags; JIT inlining has nothing to gain here

@@ -380,6 +380,8 @@ COMMENT ON FUNCTION mrsync.peer_stat() IS 'What the peers told on their control 
 CREATE VIEW mrsync.worker_status AS
 SELECT w.kind AS worker, w.peer AS source_region,
 	CASE
+		WHEN NOT w.running AND w.kind = 'applier' AND EXISTS (SELECT FROM mrsync.replication_link l JOIN mrsync.region r
+			ON r.region_id = l.target_region AND r.is_local WHERE l.source_region = w.peer AND l.status = 'paused') THEN 'paused'
 		WHEN NOT w.running THEN 'down: ' || coalesce(w.last_error, 'not started yet')
 		WHEN w.state IS NOT NULL THEN 'waiting: ' || w.state
 		WHEN w.kind = 'applier' AND NOT w.caught_up THEN
@@ -388,7 +390,7 @@ SELECT w.kind AS worker, w.peer AS source_region,
 				ELSE 'catching up' END
 		ELSE 'running'
 	END AS state,
-	w.pid, date_trunc('second', clock_timestamp() - w.started_at) AS up, w.restarts,
+	w.pid, CASE WHEN w.running THEN date_trunc('second', clock_timestamp() - w.started_at) END AS up, w.restarts,
 	w.transactions, w.events, w.parked, w.committed_at AS last_committed_at,
 	date_trunc('second', clock_timestamp() - w.progress_at) AS last_progress, w.last_error, w.last_error_at
 FROM mrsync.worker_stat() w
@@ -403,10 +405,12 @@ SELECT l.link_id, l.source_region, l.target_region,
 		WHEN l.status IN ('paused', 'decommissioned') THEN l.status
 		WHEN l.target_region = here.region_id THEN
 			CASE
-				WHEN l.status = 'degraded' THEN 'degraded: ' || coalesce(w.state, w.last_error, parked.n || ' events parked')
+				WHEN l.status = 'degraded' THEN 'degraded: ' || coalesce(w.state, w.last_error, parked.n || CASE parked.n WHEN 1 THEN ' event parked' ELSE ' events parked' END)
 				WHEN w.kind IS NULL THEN 'down: no applier yet'
 				WHEN NOT w.running THEN 'down: ' || coalesce(w.last_error, 'not started yet')
 				WHEN w.state IS NOT NULL THEN 'waiting: ' || w.state
+				WHEN p.heartbeat_at < clock_timestamp() - interval '30 s'
+					THEN 'waiting: nothing heard of ' || l.source_region || ' for ' || date_trunc('second', clock_timestamp() - p.heartbeat_at)
 				WHEN w.caught_up THEN 'streaming'
 				WHEN w.progress_at < clock_timestamp() - interval '30 s'
 					THEN 'stalled: no progress for ' || date_trunc('second', clock_timestamp() - w.progress_at)
@@ -421,6 +425,9 @@ SELECT l.link_id, l.source_region, l.target_region,
 		ELSE 'catching up'
 	END) COLLATE "default" AS state,
 	CASE
+		-- what a silent source has committed meanwhile is not known here
+		WHEN l.target_region = here.region_id AND p.heartbeat_at < clock_timestamp() - interval '30 s'
+			THEN date_trunc('milliseconds', clock_timestamp() - p.heartbeat_at)
 		WHEN l.target_region = here.region_id AND w.running AND w.caught_up AND w.state IS NULL THEN interval '0'
 		WHEN l.source_region = here.region_id AND x.running AND x.state IS NULL AND p.acked_sequence >= x.sequence THEN interval '0'
 		ELSE l.lag_ms * interval '1 ms'
@@ -433,7 +440,7 @@ FROM mrsync.replication_link l
 JOIN mrsync.region here ON here.is_local
 LEFT JOIN mrsync.worker_stat() w ON w.kind = 'applier' AND w.peer = l.source_region AND l.target_region = here.region_id
 LEFT JOIN mrsync.worker_stat() x ON x.kind = 'extractor'
-LEFT JOIN mrsync.peer_stat() p ON p.region_id = l.target_region
+LEFT JOIN mrsync.peer_stat() p ON p.region_id = CASE WHEN l.target_region = here.region_id THEN l.source_region ELSE l.target_region END
 LEFT JOIN mrsync.link_position pos ON pos.source_region = l.source_region
 LEFT JOIN mrsync.acknowledgement a ON a.region_id = l.target_region AND a.source_region = l.source_region
 CROSS JOIN LATERAL (SELECT count(*) AS n FROM mrsync.apply_error e WHERE e.source_region = l.source_region) parked

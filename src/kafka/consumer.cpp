@@ -91,6 +91,8 @@ struct Consumer::Impl
 	int64_t assemblyOffset = 0;
 
 	bool existed = false;
+	bool troubled = false; // something was said to be wrong, and nothing has come since
+	bool answered = false; // in this poll
 	std::optional<Clock::time_point> missingSince;
 	Clock::time_point nextLook = Clock::now() + kLookEvery;
 	bool ended = false;
@@ -236,14 +238,17 @@ struct Consumer::Impl
 	}
 
 	// librdkafka keeps retrying what is wrong with a topic as a whole (absent, forbidden) and says nothing of it.
+	// That a broker is back shows in nothing while a topic is idle: so after trouble it is asked, too.
 	void look()
 	{
-		if ((existed && !missingSince) || Clock::now() < nextLook)
+		if ((existed && !missingSince && !troubled) || Clock::now() < nextLook)
 			return;
 		nextLook = Clock::now() + kLookEvery;
 		const rd_kafka_metadata_t *found = nullptr;
 		if (rd_kafka_metadata(client.get(), 0, topic.get(), &found, kLookMs))
 			return; // no broker: the main queue says so
+		troubled = false;
+		answered = true;
 		MetadataPtr metadata(found);
 		for (int i = 0; i < metadata->topic_cnt; i++)
 		{
@@ -264,7 +269,10 @@ struct Consumer::Impl
 			if (trouble.fatal)
 				fail(std::move(*trouble.fatal));
 			if (trouble.passing)
+			{
 				lastError = std::move(trouble.passing);
+				troubled = true;
+			}
 		}
 	}
 };
@@ -314,7 +322,7 @@ Consumer::Polled Consumer::poll(size_t max, int timeoutMs, const std::function<v
 {
 	auto &me = *impl_;
 	Polled polled;
-	me.ended = false;
+	me.ended = me.answered = false;
 	me.lastError.reset();
 
 	auto until = Clock::now() + std::chrono::milliseconds(std::max(timeoutMs, 0));
@@ -349,12 +357,14 @@ Consumer::Polled Consumer::poll(size_t max, int timeoutMs, const std::function<v
 	}
 	if (me.next == me.batch.size())
 		me.unstall();
-	me.look();
 	me.troubles();
+	me.look();
 	if (me.existed && me.missingSince && Clock::now() - *me.missingSince > kTopicMissing)
 		me.fail("topic \"" + me.topicName + "\" is gone");
 
+	me.troubled = me.troubled && polled.records == 0 && !me.ended;
 	polled.atEnd = me.ended;
+	polled.answered = me.answered;
 	polled.fatal = me.fatal;
 	polled.lastError = std::move(me.lastError);
 	// librdkafka wakes only when an empty queue fills: what is left over now needs a wake of our own.

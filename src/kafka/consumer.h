@@ -46,6 +46,7 @@ public:
 	struct Polled
 	{
 		size_t records = 0;					  // handed to the sink
+		bool answered = false;				  // asked after trouble, a broker has answered: the trouble is over
 		bool atEnd = false;					  // the end of the topic was reached at some moment of this call
 		std::optional<std::string> fatal;	  // offset out of range, topic gone, authorisation: a named stop
 		std::optional<std::string> lastError; // passing trouble

@@ -66,7 +66,7 @@ struct WorkerShared
 	int32_t restarts; // in a row, without a healthy minute between
 	char state[256];  // what it is doing or waiting for, for a person; "" : in order
 	TimestampTz stateAt;
-	char lastError[1024]; // SQLSTATE: message
+	char lastError[1024]; // message — detail — hint
 	TimestampTz lastErrorAt;
 	// progress, written by the worker without the lock
 	std::atomic<uint64_t> sequence; // extractor: last produced; applier: last applied

@@ -225,8 +225,9 @@ public:
 				host_->committedAt = transaction_.committedAt;
 			}
 			host_->event(topic, std::move(stream.pending), transaction_.tx.sequence);
-			stream.pending.clear();
+			stream = Stream{};
 		}
+		MemoryContextReset(scratch_); // a row may be hundreds of megabytes
 	}
 
 	bool filter(LogicalDecodingContext *context, RepOriginId origin)
@@ -347,6 +348,9 @@ private:
 		else
 			event.tx.seen.reset();
 		encode(event, stream.pending);
+		event.pk.reset();
+		event.before.reset();
+		event.after.reset();
 	}
 
 	RegionShared *region_;

@@ -77,7 +77,7 @@ public:
 				throw PgError(ERRCODE_DATA_EXCEPTION, "topic " + topic_ + " cannot be read on at offset " +
 														  std::to_string(nextOffset_) + ": " + *polled.fatal)
 					.hint("What lies between is not in the topic any more; nothing is skipped.");
-			if (polled.records > 0 || polled.atEnd)
+			if (polled.records > 0 || polled.atEnd || polled.answered)
 				trouble_.clear();
 			else if (polled.lastError)
 				trouble_ = *polled.lastError;

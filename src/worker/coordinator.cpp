@@ -41,18 +41,15 @@ public:
 
 	void run()
 	{
-		{
-			WorkerTransaction transaction;
-			if (catalogPresent())
+		ifPresent(
+			[&]
 			{
 				for (const spi::Row &row :
 					 spi::query("SELECT region_id, link_origin FROM mrsync.region WHERE link_origin IS NOT NULL"))
 					originRegister(region_, static_cast<RepOriginId>(std::stoul(*row[1])), *row[0]);
 				overrideFilterLoad(region_);
 				control_.load();
-			}
-			transaction.commit();
-		}
+			});
 		// what was committed before the server started counts for wait_for_peers, too
 		uint64_t flushed = version::flushedUpTo(nullptr);
 		uint64_t end = region_->lastCommitEnd.load();
@@ -104,24 +101,46 @@ private:
 		return pgCall([] { return OidIsValid(catalogRelation("replication_link")) && OidIsValid(catalogRelation("region")); });
 	}
 
-	// False when the extension is gone.
-	bool catalogRead()
+	// Runs f in a transaction. False when the extension is gone, also when it goes in the middle of f.
+	template <typename F> static bool ifPresent(F &&f)
 	{
+		try
+		{
+			WorkerTransaction transaction;
+			bool present = catalogPresent();
+			if (present)
+				f();
+			transaction.commit();
+			return present;
+		}
+		catch (const PgError &error)
+		{
+			if (error.sqlState() != ERRCODE_UNDEFINED_TABLE)
+				throw;
+		}
 		WorkerTransaction transaction;
 		bool present = catalogPresent();
-		if (present)
-		{
-			links_.clear();
-			for (const spi::Row &row :
-				 spi::query("SELECT link_id, source_region, target_region, status FROM mrsync.replication_link"))
-				links_.push_back(Link{*row[0], *row[1], *row[2], *row[3]});
-			std::map<std::string, std::string> peers;
-			for (const spi::Row &row : spi::query("SELECT region_id, kafka_brokers FROM mrsync.region WHERE NOT is_local"))
-				peers.emplace(*row[0], *row[1]);
-			control_.peers(peers);
-		}
 		transaction.commit();
-		return present;
+		if (present)
+			throw PgError(ERRCODE_UNDEFINED_TABLE, "a table of schema mrsync is missing");
+		return false;
+	}
+
+	bool catalogRead()
+	{
+		return ifPresent(
+			[&]
+			{
+				links_.clear();
+				for (const spi::Row &row :
+					 spi::query("SELECT link_id, source_region, target_region, status FROM mrsync.replication_link"))
+					links_.push_back(Link{*row[0], *row[1], *row[2], *row[3]});
+				std::map<std::string, std::string> peers;
+				for (const spi::Row &row :
+					 spi::query("SELECT region_id, kafka_brokers FROM mrsync.region WHERE NOT is_local"))
+					peers.emplace(*row[0], *row[1]);
+				control_.peers(peers);
+			});
 	}
 
 	Child &child(WorkerKind kind, const std::string &peer)
@@ -316,43 +335,50 @@ private:
 					 static_cast<uint32_t>(ms & 0xffff));
 			return std::string(text);
 		};
-		std::vector<std::string> statements;
 		for (int64_t day = today - 1; day <= today + 2; ++day)
-			statements.push_back("CREATE TABLE IF NOT EXISTS mrsync." + name(day) +
-								 " PARTITION OF mrsync.applied_event FOR VALUES FROM ('" + bound(day) + "') TO ('" +
-								 bound(day + 1) + "')");
+			maintain(name(day), false,
+					 {"CREATE TABLE mrsync." + name(day) + " PARTITION OF mrsync.applied_event FOR VALUES FROM ('" +
+						  bound(day) + "') TO ('" + bound(day + 1) + "')",
+					  "ALTER EXTENSION mrsync ADD TABLE mrsync." + name(day)}); // so that pg_dump leaves it out
 		for (int64_t day = today - kAppliedEventDays - 30; day < today - kAppliedEventDays; ++day)
-			statements.push_back("DROP TABLE IF EXISTS mrsync." + name(day));
-		for (const std::string &statement : statements)
-			try
+			maintain(name(day), true,
+					 {"ALTER EXTENSION mrsync DROP TABLE mrsync." + name(day), "DROP TABLE mrsync." + name(day)});
+	}
+
+	// Runs the statements in a transaction where the table's being there is as said.
+	static void maintain(const std::string &table, bool ifThere, const std::vector<std::string> &statements)
+	{
+		try
+		{
+			WorkerTransaction transaction;
+			if (pgCall([&] { return OidIsValid(catalogRelation(table.c_str())); }) == ifThere)
 			{
-				WorkerTransaction transaction;
 				spi::execute("SET LOCAL client_min_messages = warning");
 				spi::execute("SET LOCAL lock_timeout = '1s'"); // behind us, appliers would wait as long
-				spi::execute(statement.c_str());
-				transaction.commit();
+				for (const std::string &statement : statements)
+					spi::execute(statement.c_str());
 			}
-			catch (const PgError &error)
-			{
-				// A locked table, or rows of that day in the default partition: nothing depends on it. Next day again.
-				pgCall([&, text = error.message().c_str()]
-					   { ereport(LOG, (errmsg("could not maintain mrsync.applied_event: %s", text))); });
-			}
+			transaction.commit();
+		}
+		catch (const PgError &error)
+		{
+			// A locked table, or rows of that day in the default partition: nothing depends on it. Next day again.
+			pgCall([&, text = error.message().c_str()]
+				   { ereport(LOG, (errmsg("could not maintain mrsync.applied_event: %s", text))); });
+		}
 	}
 
 	void dissolve()
 	{
-		for (Child &known : children_)
-			known.wanted = false;
+		// also those that an earlier coordinator started
 		for (bool any = true; any;)
 		{
 			any = false;
-			for (Child &known : children_)
-				if (running(known))
+			for (int place = kExtractorPlace; place < kMaxWorkers; ++place)
+				if (pid_t pid = region_->workers[place].pid)
 				{
 					any = true;
-					if (pid_t pid = region_->workers[known.place].pid)
-						kill(pid, SIGTERM);
+					kill(pid, SIGTERM);
 				}
 			if (any)
 				worker_.wait(100);

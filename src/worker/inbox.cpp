@@ -29,6 +29,12 @@ Inbox::~Inbox()
 
 void Inbox::clear()
 {
+	if (bytes_ > kBufferBytes)
+	{
+		// large ones are rare, and their room is for others
+		std::vector<ChangeEvent>().swap(events_);
+		std::string().swap(buffer_);
+	}
 	events_.clear();
 	bytes_ = count_ = written_ = flushed_ = readAt_ = 0;
 	buffer_.clear();

@@ -312,7 +312,8 @@ void Target::plansFor(const Image &row)
 		if (!column)
 			throw PgError(ERRCODE_UNDEFINED_COLUMN,
 						  "column " + quoted(value.name) + " of " + name + " does not exist in this region")
-				.hint("Add the column here; the event is tried again by itself.");
+				.hint("Add the column here; the event is tried again by itself. If it was dropped on purpose: "
+					  "mrsync.apply_error_discard().");
 		insertColumns_.push_back(column->isGenerated ? nullptr : column);
 		planColumns_.push_back(value.name);
 		types.push_back(column->type);

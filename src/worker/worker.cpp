@@ -44,8 +44,8 @@ void rememberError(const guard::Report &report)
 	if (!myPlace)
 		return;
 	LWLockAcquire(shmemLock(), LW_EXCLUSIVE);
-	snprintf(myPlace->lastError, sizeof myPlace->lastError, "%s%s%s", report.message, report.detail[0] ? " — " : "",
-			 report.detail);
+	snprintf(myPlace->lastError, sizeof myPlace->lastError, "%s%s%s%s%s", report.message, report.detail[0] ? " — " : "",
+			 report.detail, report.hint[0] ? " — " : "", report.hint);
 	myPlace->lastErrorAt = GetCurrentTimestamp();
 	LWLockRelease(shmemLock());
 }
