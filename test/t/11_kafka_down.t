@@ -1,0 +1,110 @@
+# Kafka is away for a while, under load. Nobody who writes may notice.
+#
+# Proves I4 (foreground writes never wait for replication: a stopped Kafka costs disk space, never latency), I8 (no
+# write refused, no event lost, the backlog replays by itself) and that memory stays flat meanwhile: what does not fit
+# into the producer's queue stays in the WAL.
+#
+# The outage lasts until the extractor says that the broker takes nothing any more (its queue is full), and then
+# MRSYNC_TEST_OUTAGE seconds more (40). Latencies are reported, not asserted to the millisecond: the machine is shared.
+# While Kafka is down, a region is stopped, which must take less than ten seconds, and started.
+use strict;
+use warnings;
+use Test::More;
+use Time::HiRes qw(time sleep);
+use Mrsync::Lab;
+use Mrsync::Load qw(worker_pid worker_state ask rss_mb percentile log_trouble);
+
+my $outage = $ENV{MRSYNC_TEST_OUTAGE} // 40;
+my $queue = 4;    # MB
+my $lab = Mrsync::Lab->up(regions => [qw(us eu)], own_broker => 1, settings => { 'mrsync.producer_queue' => "${queue}MB" });
+$lab->tables(<<'', 'ledger');
+	CREATE TABLE ledger (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), region text NOT NULL, filler text NOT NULL);
+
+my $script = "INSERT INTO ledger (region, filler) VALUES ('%s', repeat(md5(random()::text), 30));";
+my %load = map { $_ => Mrsync::Load->start($lab, $_, clients => 4, rate => 200, log => 1, keep_going => 0,
+		scripts => [ sprintf $script, $_ ]) } $lab->regions;
+sub rows { my ($region) = @_; return $lab->sql($region, "SELECT count(*) FROM ledger WHERE region = '$region'") }
+
+# the load before: a few seconds of it, and everything arrives
+my $before = time;
+$lab->wait_until("the load to run in $_", sub { rows($_) > 1500 }) for $lab->regions;
+my $extractor = worker_pid($lab, 'us', 'extractor');
+my $rss_before = rss_mb($extractor);
+
+$lab->kafka('stop');
+my $down = time;
+for my $region ($lab->regions)
+{
+	$lab->wait_until("the extractor of $region to say what it waits for",
+		sub { worker_state($lab, $region, 'extractor') =~ /broker does not acknowledge/ });
+	like(worker_state($lab, $region, 'applier', $region eq 'us' ? 'eu' : 'us'), qr/waiting.*broker/,
+		"the applier in $region says that it waits for the broker");
+	like($lab->sql($region, "SELECT state FROM mrsync.link_status WHERE direction = 'outgoing'"), qr/waiting: extractor: .*broker/,
+		"link_status in $region says so, too");
+}
+$lab->wait_until('the queue of us to be full', sub { worker_state($lab, 'us', 'extractor') =~ /broker does not take events/ });
+note('us: ' . worker_state($lab, 'us', 'extractor'));
+my $rss_full = rss_mb($extractor);
+my $rss_peak = $rss_full;
+my $end = time + $outage;
+while (time < $end)
+{
+	sleep 0.5;
+	my $mb = rss_mb($extractor) // 0;
+	$rss_peak = $mb if $mb > $rss_peak;
+}
+is(worker_pid($lab, 'us', 'extractor'), $extractor, 'the extractor has not been restarted');
+diag(sprintf 'extractor of us, RssAnon: %.1f MB before, %.1f MB with its queue full, %.1f MB at most after', $rss_before, $rss_full, $rss_peak);
+# librdkafka keeps some hundred bytes beside each message
+cmp_ok($rss_full - $rss_before, '<', 10 * $queue, "a queue of $queue MB costs no more than ten times that");
+cmp_ok($rss_peak - $rss_full, '<', 5, 'and does not grow any further');
+
+# Foreground: the same transactions before and during the outage.
+for my $region ($lab->regions)
+{
+	my @all = $load{$region}->latencies;
+	my @failed = grep { !defined $_->[1] } @all;
+	my @up = map { $_->[1] } grep { $_->[0] < $down } @all;
+	my @away = map { $_->[1] } grep { $_->[0] >= $down && $_->[0] < $end } @all;
+	my ($rate_up, $rate_away) = (@up / ($down - $all[0][0]), @away / ($end - $down));
+	for ([ 'before', $rate_up, @up ], [ 'during', $rate_away, @away ])
+	{
+		my ($when, $rate, @ms) = @$_;
+		diag(sprintf '%s %s: %.0f/s, p50 %.1f ms, p99 %.1f ms, max %.1f ms', $region, $when, $rate, map { percentile($_, @ms) } 0.5, 0.99, 1);
+	}
+	is(@failed, 0, "no transaction has failed in $region");
+	is($load{$region}->errors, '', "and no client in $region");
+	cmp_ok($rate_away, '>', $rate_up / 4, "the throughput in $region has not collapsed");
+}
+
+# A region stops and starts without Kafka.
+$_->stop for values %load;
+my $stopping = time;
+my ($code, $output) = $lab->lab_try('stop', 'us');
+my $took = time - $stopping;
+is($code, 0, "us stops") or diag($output);
+cmp_ok($took, '<', 10, sprintf 'fast, with Kafka down and a backlog (%.1f s)', $took);
+$lab->start('us');
+$lab->wait_until('us to say again what it waits for', sub { worker_state($lab, 'us', 'extractor') =~ /broker does not/ });
+$lab->sql('us', "INSERT INTO ledger (region, filler) VALUES ('us', 'written after the restart')");
+
+# Back: the backlog drains by itself.
+my %count = map { $_ => rows($_) } $lab->regions;
+$lab->kafka('start');
+my $back = time;
+$lab->drain;
+diag(sprintf 'drained %d transactions %.1f s after Kafka was back', $count{us} + $count{eu}, time - $back);
+$lab->same('SELECT id, region, md5(filler) FROM ledger ORDER BY id', 'everything is everywhere');
+is($lab->sql('eu', "SELECT count(*) FROM ledger WHERE region = 'us'"), $count{us}, 'all that us has written');
+is($lab->sql('us', "SELECT count(*) FROM ledger WHERE region = 'eu'"), $count{eu}, 'all that eu has written');
+for my $region ($lab->regions)
+{
+	my $peer = $region eq 'us' ? 'eu' : 'us';
+	$lab->wait_for($region, "SELECT count(*) FROM mrsync.link_status WHERE state = 'streaming'", 2);
+	is($lab->sql($region, "SELECT count(*), count(DISTINCT sequence) FROM mrsync.applied_event WHERE region_id = '$peer'"),
+		"$count{$peer}|$count{$peer}", "$region has applied each transaction of $peer once");
+	$lab->wait_for($region, "SELECT count(*) FROM mrsync.worker_status WHERE state = 'running'", 3);
+	is(log_trouble($lab, $region), '', "nothing internal in the log of $region");
+}
+$lab->healthy;
+done_testing;
