@@ -59,6 +59,23 @@ void Apply::relate(LocalState &local, const ChangeEvent &event, const SeenVector
 	}
 }
 
+// The event changes a row of which nothing is here. Its region had applied more of a third region than we have: the
+// row's beginning is still to come on another link, and is no conflict when it does (sawIncoming).
+bool Apply::mayBeOnItsWay(const ChangeEvent &event, const SeenVector &seen) const
+{
+	spi::Rows rows = spi::query("SELECT l.source_region, coalesce(p.sequence, 0) FROM mrsync.replication_link l LEFT JOIN "
+								"mrsync.link_position p ON p.source_region = l.source_region WHERE l.target_region = $1 AND "
+								"l.status <> 'decommissioned'",
+								{std::string(region_->region)});
+	for (const spi::Row &row : rows)
+	{
+		auto entry = *row[0] == event.region ? seen.end() : seen.find(*row[0]);
+		if (entry != seen.end() && std::stoull(*row[1]) < entry->second.sequence)
+			return true;
+	}
+	return false;
+}
+
 // What is here where there is no row.
 LocalState Apply::deleted(Target &target, const ChangeEvent &event, const SeenVector &seen, const std::string &pkText)
 {
@@ -106,6 +123,8 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 		else if (event.operation != Operation::Insert || retried_)
 			// A retried INSERT may be kept from being tried by its deletion since; the INSERT itself may fail for ever.
 			local = deleted(*target, event, seen, pkText);
+		if (local.kind == LocalKind::Absent && event.operation != Operation::Insert)
+			local.seenByIncoming = mayBeOnItsWay(event, seen);
 
 		Decision decision = resolve(local, event.operation, incoming);
 		std::optional<Image> localImage;
@@ -142,7 +161,7 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 			break;
 		}
 		if (decision.conflict != ConflictType::None)
-			log(event, pkText, local, decision, localImage);
+			log(*target, event, pkText, local, decision, localImage);
 		return;
 	}
 }
@@ -156,8 +175,8 @@ void Apply::truncate(const ChangeEvent &event)
 	target.removeOlder(event.hlc, event.region);
 }
 
-void Apply::log(const ChangeEvent &event, const std::string &pkText, const LocalState &local, const Decision &decision,
-				const std::optional<Image> &localImage)
+void Apply::log(Target &target, const ChangeEvent &event, const std::string &pkText, const LocalState &local,
+				const Decision &decision, const std::optional<Image> &localImage)
 {
 	using spi::Value;
 	struct Side
@@ -176,7 +195,7 @@ void Apply::log(const ChangeEvent &event, const std::string &pkText, const Local
 	}
 	const Side &a = decision.incomingWins ? here : incoming;
 	const Side &b = decision.incomingWins ? incoming : here;
-	Uuid id = conflictId(event.table, pkText, event.hlc, event.region, version.hlc, version.region);
+	Uuid id = conflictId(event.table, target.heldKeyName(pkText), event.hlc, event.region, version.hlc, version.region);
 	spi::execute("INSERT INTO mrsync.conflict_log (conflict_id, conflict_type, table_name, row_pk, event_id_a, event_id_b, "
 				 "region_a, region_b, hlc_a, hlc_b, image_a, image_b, result, resolution_strategy, winner_region, "
 				 "winner_event_id) VALUES ($1::uuid, $2, $3, $4::jsonb, $5::uuid, $6::uuid, $7, $8, $9::mrsync.hlc, "

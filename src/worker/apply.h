@@ -27,9 +27,10 @@ private:
 	void row(const ChangeEvent &event, const SeenVector &seen);
 	void truncate(const ChangeEvent &event);
 	void relate(LocalState &local, const ChangeEvent &event, const SeenVector &seen) const;
+	bool mayBeOnItsWay(const ChangeEvent &event, const SeenVector &seen) const;
 	LocalState deleted(Target &target, const ChangeEvent &event, const SeenVector &seen, const std::string &pkText);
-	void log(const ChangeEvent &event, const std::string &pkText, const LocalState &local, const Decision &decision,
-			 const std::optional<Image> &localImage);
+	void log(Target &target, const ChangeEvent &event, const std::string &pkText, const LocalState &local,
+			 const Decision &decision, const std::optional<Image> &localImage);
 
 	RegionShared *region_;
 	bool retried_ = false;

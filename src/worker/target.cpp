@@ -156,7 +156,10 @@ void Target::describe(Relation rel)
 		column.isAlways = attribute->attidentity == ATTRIBUTE_IDENTITY_ALWAYS;
 		for (int k = 0; k < key.count; ++k)
 			if (key.columns[k].attnum == column.attnum)
+			{
+				column.isKey = true;
 				column.isFixedKey = equalMeansSameText(column.type);
+			}
 		pgCall(
 			[&]
 			{
@@ -286,6 +289,14 @@ bool Target::heldKeyEquals(const std::string &pkText)
 			table_close(rel, NoLock);
 			return keyEqual(key, keyValues_, other.data());
 		});
+}
+
+std::string Target::heldKeyName(const std::string &pkText)
+{
+	for (const TargetColumn &column : columns_)
+		if (column.isKey && !column.isFixedKey)
+			return std::to_string(heldKeyHash());
+	return pkText;
 }
 
 void Target::plansFor(const Image &row)

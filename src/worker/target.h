@@ -32,6 +32,7 @@ struct TargetColumn
 	FmgrInfo output;
 	bool isGenerated;
 	bool isAlways;	 // GENERATED ALWAYS AS IDENTITY: SQL refuses to update it to a value
+	bool isKey;
 	bool isFixedKey; // in the key, and of a type whose equal values have equal texts: an UPDATE need not write it
 };
 
@@ -68,6 +69,8 @@ public:
 	// Of the key given to hold() last.
 	uint64_t heldKeyHash();
 	bool heldKeyEquals(const std::string &pkText);
+	// What all regions call that key, whose text is pkText here: equal keys may have different texts (1.0 and 1.00).
+	std::string heldKeyName(const std::string &pkText);
 
 	// False: the key is there by now, nothing was written.
 	bool insert(const Image &row);
