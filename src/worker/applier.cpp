@@ -377,6 +377,7 @@ private:
 		return pgCall(
 			[&]() -> uint64_t
 			{
+				MemoryContext context = CurrentMemoryContext; // SPI leaves its own behind
 				if (!plan.plan)
 				{
 					plan.plan = SPI_prepare(plan.sql, static_cast<int>(plan.types.size()), plan.types.data());
@@ -385,6 +386,7 @@ private:
 				}
 				if (SPI_execute_plan(plan.plan, values, nulls, false, 0) < 0)
 					elog(ERROR, "could not execute: %s", plan.sql);
+				MemoryContextSwitchTo(context);
 				return SPI_processed;
 			});
 	}

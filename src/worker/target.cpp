@@ -87,8 +87,10 @@ SPIPlanPtr prepare(const std::string &sql, const std::vector<Oid> &types)
 	return pgCall(
 		[&]
 		{
+			MemoryContext context = CurrentMemoryContext;
 			SPIPlanPtr plan =
 				SPI_prepare(sql.c_str(), static_cast<int>(types.size()), const_cast<Oid *>(types.data()));
+			MemoryContextSwitchTo(context);
 			if (!plan)
 				elog(ERROR, "could not prepare (%s): %s", SPI_result_code_string(SPI_result), sql.c_str());
 			if (SPI_keepplan(plan) != 0)
@@ -361,7 +363,10 @@ void Target::execute(SPIPlanPtr plan, Datum *values, char *nulls, int expected, 
 	processed = pgCall(
 		[&]() -> uint64_t
 		{
+			// SPI leaves its own context behind as the current one: what is allocated after it would stay until commit
+			MemoryContext context = CurrentMemoryContext;
 			int result = SPI_execute_plan(plan, values, nulls, false, 0);
+			MemoryContextSwitchTo(context);
 			if (result != expected)
 				elog(ERROR, "SPI failed on %s: %s", name.c_str(), SPI_result_code_string(result));
 			return SPI_processed;
