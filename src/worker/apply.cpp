@@ -200,7 +200,9 @@ void Apply::log(Target &target, const ChangeEvent &event, const std::string &pkT
 				 "region_a, region_b, hlc_a, hlc_b, image_a, image_b, result, resolution_strategy, winner_region, "
 				 "winner_event_id) VALUES ($1::uuid, $2, $3, $4::jsonb, $5::uuid, $6::uuid, $7, $8, $9::mrsync.hlc, "
 				 "$10::mrsync.hlc, $11::jsonb, $12::jsonb, $12::jsonb, 'last_writer_wins', $8, $6::uuid) "
-				 "ON CONFLICT (conflict_id) DO NOTHING",
+				 // A losing transaction stands there with its last event on the row, whichever of them were in conflict here.
+				 "ON CONFLICT (conflict_id) DO UPDATE SET event_id_a = excluded.event_id_a, image_a = excluded.image_a "
+				 "WHERE conflict_log.event_id_a < excluded.event_id_a",
 				 {toText(id), toText(decision.conflict), event.table, pkText, a.eventId, b.eventId, a.region, b.region,
 				  a.hlc, b.hlc, a.image, b.image});
 }

@@ -69,7 +69,7 @@ SELECT is(:'LAST_ERROR_SQLSTATE' || ' ' || :'LAST_ERROR_MESSAGE', '42710 this da
 DO $$
 BEGIN
 	FOR i IN 1 .. 300 LOOP
-		EXIT WHEN (SELECT count(*) FROM mrsync.worker_stat() WHERE running AND kind IN ('coordinator', 'extractor')) = 2;
+		EXIT WHEN (SELECT count(*) FROM mrsync.worker_status WHERE state = 'running') = 2; -- a young broker may keep the extractor waiting
 		PERFORM pg_sleep(0.1);
 	END LOOP;
 END
