@@ -151,7 +151,6 @@ struct Consumer::Impl
 			case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
 				if (!missingSince)
 					missingSince = Clock::now();
-				lastError = "topic \"" + topicName + "\" does not exist";
 				return;
 			default:
 				break;
@@ -362,6 +361,10 @@ Consumer::Polled Consumer::poll(size_t max, int timeoutMs, const std::function<v
 	if (me.existed && me.missingSince && Clock::now() - *me.missingSince > kTopicMissing)
 		me.fail("topic \"" + me.topicName + "\" is gone");
 
+	// what librdkafka says besides matters less
+	polled.missing = me.missingSince.has_value();
+	if (polled.missing)
+		me.lastError = "topic \"" + me.topicName + "\" does not exist";
 	me.troubled = me.troubled && polled.records == 0 && !me.ended;
 	polled.atEnd = me.ended;
 	polled.answered = me.answered;

@@ -47,6 +47,7 @@ public:
 	{
 		size_t records = 0;					  // handed to the sink
 		bool answered = false;				  // asked after trouble, a broker has answered: the trouble is over
+		bool missing = false;				  // the broker has no such topic (lastError says so): asked for again and again
 		bool atEnd = false;					  // the end of the topic was reached at some moment of this call
 		std::optional<std::string> fatal;	  // offset out of range, topic gone, authorisation: a named stop
 		std::optional<std::string> lastError; // passing trouble

@@ -77,12 +77,14 @@ public:
 				throw PgError(ERRCODE_DATA_EXCEPTION, "topic " + topic_ + " cannot be read on at offset " +
 														  std::to_string(nextOffset_) + ": " + *polled.fatal)
 					.hint("What lies between is not in the topic any more; nothing is skipped.");
-			if (polled.records > 0 || polled.atEnd || polled.answered)
+			if (polled.missing)
+				trouble_ = *polled.lastError;
+			else if (polled.records > 0 || polled.atEnd || polled.answered)
 				trouble_.clear();
 			else if (polled.lastError)
-				trouble_ = *polled.lastError;
+				trouble_ = "no answer from the broker: " + *polled.lastError;
 			worker_.shared->caughtUp.store(isCaughtUp(polled));
-			worker_.state(trouble_.empty() ? "" : "no answer from the broker: " + trouble_);
+			worker_.state(trouble_);
 			long pause = std::min(acknowledge(polled.records == 0), retryParked());
 			worker_.wait(polled.records > 0 ? 0 : pause);
 		}
