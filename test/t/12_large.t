@@ -1,0 +1,139 @@
+# Very large and very many transactions: everything arrives, and no process grows with them.
+#
+# Proves the memory side of I8 and of design.md 5: the extractor's memory is bounded by the producer's queue and
+# logical_decoding_work_mem, the applier's by mrsync.applier_work_mem and the consumer's queue; what is larger goes to
+# disk, and is complete there before the first row lock is taken. And I7: an applier that is ended in the middle of a
+# large transaction leaves nothing of it behind, and starts it again.
+#
+# MRSYNC_TEST_ROWS: of the one transaction (1,000,000). MRSYNC_TEST_TRANSACTIONS: of one row each (200,000; a million
+# takes some minutes on two cores). All memory settings are made small, so that "flat" says something: 1,000,000 rows
+# are more than 400 MB as events.
+use strict;
+use warnings;
+use Test::More;
+use List::Util qw(max);
+use Time::HiRes qw(time sleep);
+use Mrsync::Lab;
+use Mrsync::Load qw(worker_pid terminate rss_mb memory_watch ask log_trouble);
+
+my $rows = $ENV{MRSYNC_TEST_ROWS} // 1_000_000;
+my $transactions = $ENV{MRSYNC_TEST_TRANSACTIONS} // 200_000;
+my $bound = 144;    # MB of its own that any worker may have: the settings below, 16 MB fetched ahead, and what malloc keeps
+$Mrsync::Lab::PATIENCE = 600;
+
+my $lab = Mrsync::Lab->up(regions => [qw(us eu)], own_broker => 1, settings => {
+	'logical_decoding_work_mem' => '8MB', 'mrsync.producer_queue' => '8MB', 'mrsync.applier_work_mem' => '4MB',
+	'max_wal_size' => '4GB' });
+open my $kind, '<', "$lab->{dir}/broker" or die;
+plan skip_all => 'the mock broker keeps only 5 MB' if <$kind> ne "kafka\n";
+$lab->tables(<<'', 'big');
+	CREATE TABLE big (id bigint PRIMARY KEY, at timestamptz NOT NULL, name text NOT NULL, n numeric);
+
+sub watch_workers
+{
+	return memory_watch(map { my ($name, $region, @of) = @$_; ($name => sub { worker_pid($lab, $region, @of) }) }
+			[ 'extractor of us', 'us', 'extractor' ], [ 'coordinator of us', 'us', 'coordinator' ],
+			[ 'applier of eu', 'eu', 'applier', 'us' ], [ 'extractor of eu', 'eu', 'extractor' ],
+			[ 'coordinator of eu', 'eu', 'coordinator' ]);
+}
+my $watch = watch_workers();
+
+# Bounded, and flat: the last fifth of the time needs no more than what was before.
+sub memory_is_flat
+{
+	my ($what) = @_;
+	my $seen = $watch->();
+	for my $name (sort keys %$seen)
+	{
+		my @mb = @{ $seen->{$name}{samples} };
+		my $peak = $seen->{$name}{peak};
+		diag(sprintf '%s, %s: %.0f MB at most, over time %s', $what, $name, $peak, join ' ', map { sprintf '%.0f', $mb[ $_ * $#mb / 10 ] } 0 .. 10);
+		cmp_ok($peak, '<', $bound, "$what: the $name stays under $bound MB");
+		cmp_ok($peak - max(@mb[ 0 .. @mb * 0.8 ]), '<', 20, "$what: and does not grow towards the end");
+	}
+	$watch = watch_workers();
+}
+# A temporary file without a name: where an applier puts a large transaction.
+sub spool_bytes
+{
+	my $pid = worker_pid($lab, 'eu', 'applier', 'us') or return 0;
+	for my $fd (glob "/proc/$pid/fd/*")
+	{
+		return -s $fd if (readlink $fd // '') =~ m{/base/#\d+ \(deleted\)};
+	}
+	return 0;
+}
+sub applied { return ask($lab, 'eu', 'SELECT count(*) FROM mrsync.applied_event') // 0 }
+
+# ---- one transaction of a million rows
+
+my $began = time;
+$lab->sql('us', "INSERT INTO big SELECT i, now(), md5(i::text), i / 7.0 FROM generate_series(1, $rows) i");
+my $committed = time;
+diag(sprintf '%d rows in one transaction: written in %.0f s', $rows, $committed - $began);
+my $spooled = 0;
+$lab->wait_until('the applier to spool the transaction', sub {
+	$watch->();
+	my $bytes = spool_bytes();
+	$spooled = $bytes if $bytes > $spooled;
+	return $spooled > $rows * 100;
+});
+pass(sprintf 'a transaction larger than applier_work_mem is spooled to disk (%.0f MB so far)', $spooled / 1e6);
+
+# It is being written when it has its first rows in the table's file; nobody sees them yet. There the applier ends.
+my $written = "SELECT pg_relation_size('big') > 10 * 1024 * 1024";
+$lab->wait_until('the applier to be in the middle', sub { $watch->(); ask($lab, 'eu', $written) eq 't' });
+is($lab->sql('eu', 'SELECT count(*) FROM big'), 0, 'nothing is visible before its commit');
+my $first = worker_pid($lab, 'eu', 'applier', 'us');
+is(applied(), 0, 'the transaction is not applied yet');
+terminate($lab, 'eu', $first);
+$lab->wait_until('another applier', sub { my $pid = worker_pid($lab, 'eu', 'applier', 'us'); $pid && $pid != $first });
+is($lab->sql('eu', 'SELECT count(*) FROM big'), 0, 'nothing of it is left when the applier has been ended in the middle');
+$lab->wait_until('the transaction to be applied', sub { $watch->(); sleep 0.2; applied() == 1 });
+diag(sprintf 'arrived, with a restart in the middle, %.0f s after its commit', time - $committed);
+$lab->drain;
+is($lab->sql('eu', 'SELECT count(*) FROM big'), $rows, "all $rows rows are there");
+$lab->same('SELECT count(*), sum(hashtextextended(big::text, 0)::numeric) FROM big', 'and equal');
+memory_is_flat('one large transaction');
+$lab->wait_until('the spool file to be gone', sub { spool_bytes() == 0 });
+pass('the spool file is gone');
+
+# a large one of another kind: before images, too
+$lab->sql('us', "UPDATE big SET n = -n WHERE id <= $rows / 5");
+$lab->wait_until('the update to be applied', sub { $watch->(); sleep 0.2; applied() == 2 });
+$lab->drain;
+$lab->same('SELECT count(*), sum(hashtextextended(big::text, 0)::numeric) FROM big', 'equal after a large UPDATE');
+$lab->sql('us', "DELETE FROM big WHERE id <= $rows / 10");
+$lab->wait_until('the delete to be applied', sub { $watch->(); sleep 0.2; applied() == 3 });
+$lab->drain;
+$lab->same('SELECT count(*), sum(hashtextextended(big::text, 0)::numeric) FROM big', 'equal after a large DELETE');
+
+# ---- many small ones
+
+my ($extractor, $applier) = (worker_pid($lab, 'us', 'extractor'), worker_pid($lab, 'eu', 'applier', 'us'));
+$began = time;
+$lab->sql('us', <<"");
+	SET synchronous_commit = off;
+	DO \$\$ BEGIN
+		FOR i IN 1 .. $transactions LOOP
+			INSERT INTO big VALUES (-i, now(), 'small', i);
+			COMMIT;
+		END LOOP;
+	END \$\$;
+
+$committed = time;
+diag(sprintf '%d transactions of one row: written in %.0f s', $transactions, $committed - $began);
+$lab->wait_until('all to be applied', sub { $watch->(); sleep 0.2; applied() == $transactions + 3 });
+diag(sprintf 'arrived %.0f s after the last one\'s commit', time - $committed);
+$lab->drain;
+is($lab->sql('eu', 'SELECT count(*), sum(n) FROM big WHERE id < 0'),
+	sprintf('%d|%d', $transactions, $transactions * ($transactions + 1) / 2), "all $transactions rows are there");
+$lab->same('SELECT count(*), sum(hashtextextended(big::text, 0)::numeric) FROM big', 'and equal');
+is($lab->sql('eu', 'SELECT count(*), count(DISTINCT sequence) FROM mrsync.applied_event'),
+	join('|', ($transactions + 3) x 2), 'each applied once');
+memory_is_flat('many small transactions');
+is(worker_pid($lab, 'us', 'extractor'), $extractor, 'the extractor has run through');
+is(worker_pid($lab, 'eu', 'applier', 'us'), $applier, 'so has the applier');
+is(log_trouble($lab, $_), '', "nothing internal in the log of $_") for $lab->regions;
+$lab->healthy;
+done_testing;

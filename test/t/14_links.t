@@ -1,0 +1,238 @@
+# What becomes of links and regions when somebody acts on them: paused, removed, created again, dropped, broken.
+#
+# Proves I8 for everything an operator does (nothing is lost while a link is paused, removed or broken; what is wrong is
+# named, never skipped), that nothing outlives DROP EXTENSION, and that a server stops at once whatever its links do.
+# Three regions in two servers: "alt" is another database of the server of "us".
+use strict;
+use warnings;
+use Test::More;
+use Time::HiRes qw(time sleep);
+use Mrsync::Lab;
+use Mrsync::Load qw(worker_pid worker_state ask log_trouble);
+
+my $lab = Mrsync::Lab->up(regions => [qw(us eu)], own_broker => 1, settings => { 'mrsync.apply_error_retry_interval' => '1s' });
+open my $file, '<', "$lab->{dir}/group" or die;
+chomp(my $group = <$file>);
+my $brokers = $lab->broker;
+my @alt = (db => 'alt');
+
+sub us { return $lab->sql('us', $_[0]) }
+sub eu { return $lab->sql('eu', $_[0]) }
+sub alt { return $lab->sql('us', $_[0], @alt) }
+sub link_state { my ($region, $source, %db) = @_; return $lab->sql($region, "SELECT state FROM mrsync.link_status WHERE source_region = '$source' AND direction = 'incoming'", %db) }
+sub ids { my ($region, %db) = @_; return $lab->sql($region, "SELECT coalesce(string_agg(id::text, ',' ORDER BY id), '') FROM t", %db) }
+
+my $ddl = "CREATE TABLE t (id int PRIMARY KEY, v text); SELECT mrsync.table_add('t')";
+us($ddl);
+eu($ddl);
+
+# ---- several regions in one server
+
+us('CREATE DATABASE alt');
+alt("CREATE EXTENSION mrsync; SELECT mrsync.region_init('alt', '$brokers', replication_group => '$group'); $ddl");
+for my $peer (qw(us eu))
+{
+	my $code = $peer eq 'us' ? \&us : \&eu;
+	$code->("SELECT mrsync.region_connect('alt'); SELECT mrsync.link_create('alt', '$peer'); SELECT mrsync.link_create('$peer', 'alt')");
+	alt("SELECT mrsync.region_connect('$peer'); SELECT mrsync.link_create('alt', '$peer'); SELECT mrsync.link_create('$peer', 'alt')");
+}
+us("INSERT INTO t VALUES (1, 'us')");
+eu("INSERT INTO t VALUES (2, 'eu')");
+alt("INSERT INTO t VALUES (3, 'alt')");
+$lab->drain;
+alt("SELECT mrsync.wait_for_peers('60 s')");
+is(ids('us'), '1,2,3', 'us has the rows of all, its own server\'s other database among them');
+is(ids('eu'), '1,2,3', 'eu, too');
+is(ids('us', @alt), '1,2,3', 'alt, too');
+is(us('SELECT count(DISTINCT slot_name) FROM pg_replication_slots'), 2, 'each has a slot of its own');
+# both change the row: the same winner in both databases
+us("UPDATE t SET v = 'us again' WHERE id = 3");
+alt("UPDATE t SET v = 'alt again' WHERE id = 3");
+$lab->drain;
+alt("SELECT mrsync.wait_for_peers('60 s')");
+is(us('SELECT v FROM t WHERE id = 3'), alt('SELECT v FROM t WHERE id = 3'), 'and they agree');
+is(eu('SELECT v FROM t WHERE id = 3'), alt('SELECT v FROM t WHERE id = 3'), 'with eu');
+
+# ---- DROP EXTENSION without region_leave
+
+my $pids = alt("SELECT string_agg(pid::text, ' ') FROM mrsync.worker_stat() WHERE running");
+alt('DROP EXTENSION mrsync CASCADE');
+$lab->wait_until('the workers of alt to end', sub { !grep { -e "/proc/$_" } split / /, $pids });
+pass('DROP EXTENSION ends the workers (' . scalar(split / /, $pids) . ')');
+$lab->wait_for('us', "SELECT count(*) FROM pg_replication_slots WHERE database = 'alt'", 0);
+pass('and drops the slot, which would keep WAL for ever');
+alt("INSERT INTO t VALUES (100, 'alone')");
+is(ids('us', @alt), '1,2,3,100', 'the rows stay, and the table is an ordinary one');
+# it can become a region again, under another name
+alt("CREATE EXTENSION mrsync; SELECT mrsync.region_init('alt2', '$brokers', replication_group => '$group')");
+$lab->wait_until('alt2 to run', sub { alt("SELECT count(*) FROM mrsync.worker_status WHERE state = 'running'") == 2 });
+pass('the database can become a region again');
+alt('SELECT mrsync.region_leave()');
+alt('DROP EXTENSION mrsync CASCADE');
+is(us("SELECT count(*) FROM pg_replication_slots WHERE database = 'alt'"), 0, 'region_leave leaves no slot behind');
+is(us("SELECT count(*) FROM pg_replication_origin WHERE roname LIKE '%alt2%'"), 0, 'and no origin');
+# DROP DATABASE of a region: its slot forbids it, as PostgreSQL says; after region_leave it goes
+us('DROP DATABASE alt');
+pass('and the database can be dropped');
+# the others forget it
+for my $code (\&us, \&eu)
+{
+	$code->("SELECT mrsync.link_remove(link_id) FROM mrsync.replication_link WHERE 'alt' IN (source_region, target_region)");
+}
+$lab->drain;
+pass('nobody waits for it after link_remove');
+
+# ---- pause and resume
+
+my $link = $lab->link_id('us', 'eu');
+$lab->pause('us>eu');
+is(link_state('eu', 'us'), 'paused', 'a paused link says so');
+is(eu("SELECT status FROM mrsync.replication_link WHERE link_id = '$link'"), 'paused', 'in replication_link, too');
+us("INSERT INTO t SELECT i, 'while paused' FROM generate_series(11, 20) i");
+us("DELETE FROM t WHERE id = 20; UPDATE t SET v = 'changed' WHERE id = 19");
+like(($lab->sql_try('us', "SELECT mrsync.wait_for_peers('1 s')"))[2], qr/55P03.*"eu"/s, 'wait_for_peers names who is behind');
+eu("INSERT INTO t VALUES (21, 'the other way')");
+$lab->drain('eu');
+is(us('SELECT count(*) FROM t WHERE id = 21'), 1, 'the other direction goes on');
+like(($lab->sql_try('eu', "SELECT mrsync.link_pause('$link')"))[2], qr/NOTICE.*paused already/s, 'pausing twice: a notice');
+like(($lab->sql_try('us', "SELECT mrsync.link_pause('$link')"))[2], qr/22023.*target/s, 'it is paused at its target');
+# the pause outlasts a restart of both, and a crash
+$lab->stop('eu');
+$lab->start('eu');
+$lab->kill9('eu');
+$lab->start('eu');
+$lab->wait_until('the extractor of eu', sub { worker_pid($lab, 'eu', 'extractor') });
+us("INSERT INTO t VALUES (22, 'still paused')");
+# eu's coordinator has had its say when the other direction works again
+eu("INSERT INTO t VALUES (23, 'the other way')");
+$lab->drain('eu');
+is(link_state('eu', 'us'), 'paused', 'the pause outlasts restart and crash');
+is(worker_pid($lab, 'eu', 'applier', 'us'), undef, 'no applier runs');
+is(ids('eu'), '1,2,3,21,23', 'nothing has come through');
+is(eu("SELECT mrsync.link_resume('$link')"), '', 'resumed');
+$lab->drain;
+is(ids('eu'), ids('us'), 'what had gathered has arrived');
+$lab->same('SELECT * FROM t ORDER BY id', 'equal');
+$lab->wait_for('eu', "SELECT state FROM mrsync.link_status WHERE direction = 'incoming'", 'streaming');
+like(($lab->sql_try('eu', "SELECT mrsync.link_resume('$link')"))[2], qr/NOTICE.*active already/s, 'resuming twice: a notice');
+
+# ---- remove and create again
+
+us("SELECT mrsync.link_remove('$link')");
+eu("SELECT mrsync.link_remove('$link')");
+$lab->wait_until('its applier to end', sub { !worker_pid($lab, 'eu', 'applier', 'us') });
+us("INSERT INTO t VALUES (31, 'while removed')");
+us("SELECT mrsync.wait_for_peers('20 s')");
+pass('nobody waits for the target of a removed link');
+is(eu('SELECT count(*) FROM t WHERE id = 31'), 0, 'nothing goes over it');
+is(us("SELECT mrsync.link_create('us', 'eu')"), $link, 'created again, it has its former id');
+is(eu("SELECT mrsync.link_create('us', 'eu')"), $link, 'in both regions');
+$lab->drain;
+$lab->same('SELECT * FROM t ORDER BY id', 'it goes on where it had stopped');
+like(($lab->sql_try('eu', "SELECT mrsync.link_create('us', 'eu')"))[2], qr/42710/, 'a second one is refused');
+
+# with its position forgotten it reads everything again, and nothing happens twice
+my $applied = eu('SELECT count(*) FROM mrsync.applied_event');
+my $versions = eu('SELECT string_agg(id || \':\' || xmin, \',\' ORDER BY id) FROM t');
+like(($lab->sql_try('eu', "SELECT mrsync.link_remove('$link', reset => true)"))[2], qr/55006/, 'a link that is read cannot be reset');
+$lab->pause('us>eu');
+eu("SELECT mrsync.link_remove('$link', reset => true)");
+eu("SELECT mrsync.link_create('us', 'eu')");
+us("INSERT INTO t VALUES (32, 'after the reset')");
+$lab->drain;
+$lab->same('SELECT * FROM t ORDER BY id', 'equal after reading everything again');
+is(eu('SELECT count(*) FROM mrsync.applied_event'), $applied + 1, 'nothing was recorded twice');
+is(eu('SELECT string_agg(id || \':\' || xmin, \',\' ORDER BY id) FROM t WHERE id <> 32'), $versions, 'nothing was written twice');
+
+# ---- DROP TABLE of a replicated table
+
+$lab->tables('CREATE TABLE gone (id int PRIMARY KEY);', 'gone');
+us('INSERT INTO gone VALUES (1)');
+$lab->drain;
+# at the source, with changes that are not sent yet: the extractor has to read the table as it was
+$lab->kafka('stop');
+us('INSERT INTO gone SELECT i FROM generate_series(2, 1000) i');
+us("INSERT INTO t VALUES (41, 'before'); DROP TABLE gone; INSERT INTO t VALUES (42, 'after')");
+is(us("SELECT count(*) FROM mrsync.replicated_table r WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = r.relation)"), 0,
+	'a dropped table leaves replication by itself');
+$lab->kafka('start');
+$lab->drain;
+is(eu('SELECT count(*) FROM gone'), 1000, 'what was written before DROP TABLE still arrives elsewhere');
+is(eu('SELECT count(*) FROM t WHERE id IN (41, 42)'), 2, 'and what was written after');
+# at the target, with changes on their way
+us("CREATE TABLE gone (id int PRIMARY KEY); SELECT mrsync.table_add('gone')");
+$lab->pause('us>eu');
+us("INSERT INTO gone VALUES (2001); INSERT INTO t VALUES (43, 'goes on')");
+eu('DROP TABLE gone');
+$lab->resume('us>eu');
+$lab->drain;
+is(eu('SELECT count(*) FROM t WHERE id = 43'), 1, 'a table that the target has dropped holds nothing up');
+is(eu('SELECT sqlstate, table_name FROM mrsync.apply_error'), '42P01|public.gone', 'its events are parked and named');
+$lab->wait_until('degraded', sub { link_state('eu', 'us') =~ /^degraded: 1 event/ });
+eu('SELECT mrsync.apply_error_discard(error_id) FROM mrsync.apply_error');
+$lab->wait_for('eu', "SELECT status FROM mrsync.replication_link WHERE source_region = 'us'", 'active');
+pass('apply_error_discard gives them up, and the link is in order');
+us('DROP TABLE gone');
+
+# ---- a worker that fails
+
+# the dedup table is not to be found: the applier can do nothing at all
+eu('ALTER TABLE mrsync.applied_event RENAME TO hidden');
+us("INSERT INTO t VALUES (51, 'fails first')");
+$lab->wait_until('restarts', sub { eu("SELECT restarts FROM mrsync.worker_status WHERE worker = 'applier' AND source_region = 'us'") >= 2 });
+like(eu("SELECT last_error FROM mrsync.worker_status WHERE worker = 'applier' AND source_region = 'us'"), qr/applied_event.*does not exist/,
+	'worker_status has the last error of a worker that fails');
+$lab->wait_until('degraded', sub { link_state('eu', 'us') =~ /^degraded: .*applied_event.* does not exist/ });
+pass('its link is degraded and says why');
+# backoff: the pause between two attempts grows
+my @restarts;
+$lab->wait_until('more restarts', sub {
+	my ($n) = eu("SELECT restarts FROM mrsync.worker_status WHERE worker = 'applier' AND source_region = 'us'");
+	push @restarts, [ $n, time ] if !@restarts || $restarts[-1][0] != $n;
+	return @restarts >= 3;
+});
+cmp_ok($restarts[2][1] - $restarts[1][1], '>', 1.5, sprintf 'it is restarted with a growing pause (%.1f s by now)', $restarts[2][1] - $restarts[1][1]);
+is(us('SELECT count(*) FROM pg_stat_activity WHERE backend_type = \'mrsync applier\''), 1, 'others go on');
+eu('ALTER TABLE mrsync.hidden RENAME TO applied_event');
+$lab->drain;
+is(eu('SELECT v FROM t WHERE id = 51'), 'fails first', 'it goes on by itself when the cause is gone');
+$lab->wait_for('eu', "SELECT state FROM mrsync.link_status WHERE direction = 'incoming'", 'streaming');
+pass('and so is the link');
+
+# ---- brokers and topics
+
+like(($lab->sql_try('us', "SELECT mrsync.region_connect('far', '127.0.0.1:1')"))[2], qr/08001.*127\.0\.0\.1:1/s, 'a broker that does not answer is named');
+$lab->kafka('stop');
+$lab->wait_until('eu to name the broker', sub { link_state('eu', 'us') =~ /^waiting: .*broker/ });
+like(worker_state($lab, 'eu', 'applier', 'us'), qr/\Q$brokers\E/, 'a link names the broker that has gone');
+$lab->kafka('start');
+$lab->wait_until('streaming again', sub { link_state('eu', 'us') eq 'streaming' });
+pass('and goes on when it is back');
+# a region that is known, but has never been: its topic does not exist
+eu("SELECT mrsync.region_connect('nowhere'); SELECT mrsync.link_create('nowhere', 'eu')");
+$lab->wait_until('the missing topic to be named', sub { link_state('eu', 'nowhere') =~ /topic "mrsync\.$group\.nowhere" does not exist/ });
+pass('a topic that does not exist is named: ' . link_state('eu', 'nowhere'));
+isnt(eu("SELECT status FROM mrsync.link_status WHERE source_region = 'us'"), 'degraded', 'the other links do not mind');
+eu("SELECT mrsync.link_remove(link_id) FROM mrsync.replication_link WHERE source_region = 'nowhere'");
+
+# ---- stopping at once, with links that work
+
+my @loads = map { Mrsync::Load->start($lab, $_, clients => 2, rate => 50,
+		scripts => [ "\\set id random(1000, 1000000000)\nINSERT INTO t VALUES (:id, '$_') ON CONFLICT DO NOTHING;" ]) } $lab->regions;
+$lab->wait_until('the load', sub { us("SELECT count(*) FROM t WHERE v = 'us' AND id > 1000") > 50 });
+for my $region (qw(us eu us))
+{
+	my $began = time;
+	my ($code, $output) = $lab->lab_try('stop', $region);
+	my $took = time - $began;
+	is($code, 0, "$region stops with its links running") or diag($output);
+	cmp_ok($took, '<', 10, sprintf 'within seconds (%.1f s)', $took);
+	$lab->start($region);
+	$lab->wait_until("$region to be at work", sub { worker_pid($lab, $region, 'extractor') });
+}
+$_->stop for @loads;
+$lab->drain;
+$lab->same('SELECT * FROM t ORDER BY id', 'equal at the end');
+is(log_trouble($lab, $_), '', "nothing internal in the log of $_") for $lab->regions;
+$lab->healthy;
+done_testing;
