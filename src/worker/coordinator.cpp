@@ -285,14 +285,15 @@ private:
 					lag = std::to_string(std::max<int64_t>(0, (now - committedAt) / 1000));
 				failing = known.wanted && shared.pid == 0 && known.delay > 2 * kRestartFirst;
 			}
+		// former: a link that is paused or resumed at this moment keeps what it was told
 		spi::execute(
-			"WITH new AS (SELECT l.link_id, p.event_id, $2::bigint AS lag_ms, CASE WHEN l.status NOT IN ('active', "
+			"WITH new AS (SELECT l.link_id, l.status AS former, p.event_id, $2::bigint AS lag_ms, CASE WHEN l.status NOT IN ('active', "
 			"'degraded') THEN l.status WHEN $3::boolean OR EXISTS (SELECT FROM mrsync.apply_error e WHERE e.source_region = "
 			"l.source_region) THEN 'degraded' ELSE 'active' END AS status FROM mrsync.replication_link l LEFT JOIN "
 			"mrsync.link_position p ON p.source_region = l.source_region WHERE l.link_id = $1::uuid) UPDATE "
 			"mrsync.replication_link l SET last_acked_event_id = new.event_id, lag_ms = new.lag_ms, status = new.status, "
-			"updated_at = clock_timestamp() FROM new WHERE l.link_id = new.link_id AND (l.status = new.status OR l.status IN "
-			"('active', 'degraded')) AND (l.last_acked_event_id, l.lag_ms, l.status) IS DISTINCT FROM (new.event_id, "
+			"updated_at = clock_timestamp() FROM new WHERE l.link_id = new.link_id AND l.status = new.former "
+			"AND (l.last_acked_event_id, l.lag_ms, l.status) IS DISTINCT FROM (new.event_id, "
 			"new.lag_ms, new.status)",
 			{link.id, lag, failing ? "true" : "false"});
 	}
