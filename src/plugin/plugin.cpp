@@ -87,6 +87,13 @@ Timelines timelinesRead()
 	return timelines;
 }
 
+std::string lsnText(XLogRecPtr lsn)
+{
+	char text[32];
+	snprintf(text, sizeof text, "%X/%X", static_cast<unsigned>(lsn >> 32), static_cast<unsigned>(lsn));
+	return text;
+}
+
 class Plugin
 {
 public:
@@ -111,6 +118,7 @@ public:
 	{
 		transaction_ = ChangeEvent{};
 		transaction_.tx.commitLsn = txn->final_lsn;
+		end_ = txn->end_lsn;
 		transaction_.tx.sequence = static_cast<uint64_t>(timelines_.of(txn->final_lsn)) << 48 | txn->final_lsn;
 		transaction_.tx.xid = U64FromFullTransactionId(fullXid(txn->xid));
 		transaction_.tx.incarnation = host_->incarnation;
@@ -280,40 +288,56 @@ private:
 		size_t count = decoded.columns.size();
 		const char **texts = nullptr;
 		const char *missing = nullptr;
-		pgCall(
-			[&]
-			{
-				MemoryContext former = MemoryContextSwitchTo(scratch_);
-				TupleDesc desc = RelationGetDescr(relation);
-				auto *values = static_cast<Datum *>(palloc(sizeof(Datum) * desc->natts * 2));
-				auto *nulls = static_cast<bool *>(palloc(desc->natts * 2));
-				Datum *oldValues = nullptr;
-				heap_deform_tuple(tuple, desc, values, nulls);
-				texts = static_cast<const char **>(palloc0(sizeof(char *) * count));
-				for (size_t i = 0; i < count; ++i)
+		writing_ = nullptr;
+		try
+		{
+			pgCall(
+				[&]
 				{
-					const DecodedColumn &column = decoded.columns[i];
-					if (nulls[column.index])
-						continue;
-					Datum value = values[column.index];
-					if (column.isVarlena && VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(value)))
+					MemoryContext former = MemoryContextSwitchTo(scratch_);
+					TupleDesc desc = RelationGetDescr(relation);
+					auto *values = static_cast<Datum *>(palloc(sizeof(Datum) * desc->natts * 2));
+					auto *nulls = static_cast<bool *>(palloc(desc->natts * 2));
+					Datum *oldValues = nullptr;
+					heap_deform_tuple(tuple, desc, values, nulls);
+					texts = static_cast<const char **>(palloc0(sizeof(char *) * count));
+					for (size_t i = 0; i < count; ++i)
 					{
-						if (unchanged && !oldValues)
+						const DecodedColumn &column = decoded.columns[i];
+						if (nulls[column.index])
+							continue;
+						Datum value = values[column.index];
+						if (column.isVarlena && VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(value)))
 						{
-							oldValues = values + desc->natts;
-							heap_deform_tuple(unchanged, desc, oldValues, nulls + desc->natts);
+							if (unchanged && !oldValues)
+							{
+								oldValues = values + desc->natts;
+								heap_deform_tuple(unchanged, desc, oldValues, nulls + desc->natts);
+							}
+							if (!oldValues || VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(oldValues[column.index])))
+							{
+								missing = column.name.c_str();
+								break;
+							}
+							value = oldValues[column.index];
 						}
-						if (!oldValues || VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(oldValues[column.index])))
-						{
-							missing = column.name.c_str();
-							break;
-						}
-						value = oldValues[column.index];
+						writing_ = &column;
+						texts[i] = OutputFunctionCall(const_cast<FmgrInfo *>(&column.output), value);
 					}
-					texts[i] = OutputFunctionCall(const_cast<FmgrInfo *>(&column.output), value);
-				}
-				MemoryContextSwitchTo(former);
-			});
+					MemoryContextSwitchTo(former);
+				});
+		}
+		catch (const PgError &error)
+		{
+			// Such as a text of more than 1 GB. Nothing of this region is sent before it is dealt with: say which it is.
+			if (!writing_)
+				throw;
+			throw PgError(error.sqlState(), "a value of column " + writing_->name + " of " + decoded.ownName +
+												" cannot be sent: " + error.message())
+				.detail("Transaction " + std::to_string(transaction_.tx.xid) + " ends at WAL position " + lsnText(end_) + ".")
+				.hint("A value's text must be below 1 GB; of bytea each byte takes two. The way on is to advance the "
+					  "replication slot to that position, which gives up sending this transaction.");
+		}
 		if (missing)
 			throw PgError(ERRCODE_INTERNAL_ERROR,
 						  "the WAL does not hold the value of column " + std::string(missing) + " of " + decoded.ownName);
@@ -361,6 +385,8 @@ private:
 	MemoryContext scratch_;
 	RelationCache relations_;
 	ChangeEvent transaction_; // the event being made; what it says of its transaction stays
+	XLogRecPtr end_ = InvalidXLogRecPtr; // of its WAL
+	const DecodedColumn *writing_ = nullptr;
 	uint64_t index_ = 0;
 	std::array<Stream, 2> streams_;
 };

@@ -558,4 +558,24 @@ like $lab->same($digest, 'large values changed and deleted'), qr/^101\|.*\n102\|
 
 $lab->healthy;
 is $lab->sql($_, 'SELECT count(*) FROM mrsync.conflict_log'), 0, "no conflict in $_" for $lab->regions;
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What cannot be sent: 600 MB of bytea are 1.2 GB of text. That is said, with the column and with the way on.
+# ---------------------------------------------------------------------------------------------------------------------
+$lab->sql('us', "INSERT INTO large (id, b) SELECT 9000, v || v FROM (SELECT decode(repeat('ab', 300000000), 'hex') AS v) x; INSERT INTO lonely VALUES (77, 'behind it')");
+for my $view ("worker_status WHERE worker = 'extractor'", "link_status WHERE direction = 'outgoing'")
+{
+	my $is = '';
+	$lab->wait_until("$view to name the column", sub { ($is = $lab->sql('us', "SELECT state FROM mrsync.$view")) =~ /cannot be sent/ });
+	like $is, qr/^down: .*a value of column b of public\.large cannot be sent: /, "a value that cannot be sent is named in " . ($view =~ /(\w+)/)[0];
+}
+$lab->sql('eu', "INSERT INTO lonely VALUES (78, 'the other way')");
+$lab->wait_for('us', 'SELECT v FROM lonely WHERE id = 78', 'the other way');
+pass('the other way is open');
+my $position = do { open my $log, '<', $lab->server_log('us') or die; local $/; <$log> =~ /ends at WAL position ([0-9A-F]+\/[0-9A-F]+)/ ? $1 : 'nowhere' };
+# between two attempts of the extractor, which holds the slot
+$lab->wait_until('the slot to be free', sub { !($lab->sql_try('us', "SELECT pg_replication_slot_advance(slot_name, '$position') FROM pg_replication_slots WHERE plugin = 'mrsync' AND database = 'lab'"))[0] });
+$lab->wait_for('eu', 'SELECT v FROM lonely WHERE id = 77', 'behind it');
+pass('and the way on, as the hint in the log says: what comes behind it arrives');
+is $lab->sql('eu', 'SELECT count(*) FROM large WHERE id = 9000'), 0, 'without it';
 done_testing;
