@@ -137,10 +137,8 @@ void Target::describe(Relation rel)
 		{
 			context_ = AllocSetContextCreate(TopMemoryContext, "mrsync target", ALLOCSET_SMALL_SIZES);
 			MemoryContext former = MemoryContextSwitchTo(context_);
-			TupleDesc copy = CreateTupleDescCopy(desc);
-			searchSlot_ = MakeSingleTupleTableSlot(copy, &TTSOpsVirtual);
-			if (!isPartitioned)
-				foundSlot_ = MakeSingleTupleTableSlot(copy, table_slot_callbacks(rel));
+			searchSlot_ = MakeSingleTupleTableSlot(CreateTupleDescCopy(desc), &TTSOpsVirtual);
+			foundSlotKind_ = isPartitioned ? nullptr : table_slot_callbacks(rel);
 			keyValues_ = static_cast<Datum *>(palloc0(sizeof(Datum) * key.count));
 			MemoryContextSwitchTo(former);
 		});
@@ -233,6 +231,9 @@ HeldRow Target::hold(const Image &pk)
 				searchSlot_->tts_isnull[key.columns[i].attnum - 1] = false;
 			}
 			ExecStoreVirtualTuple(searchSlot_);
+			// A new one for each search, in the event's memory: an error in the middle may leave it with a pinned buffer,
+			// which the abort lets go behind its back. Cleared after that, it would fail, now and ever after.
+			foundSlot_ = MakeSingleTupleTableSlot(searchSlot_->tts_tupleDescriptor, foundSlotKind_);
 			held.found =
 				RelationFindReplTupleByIndex(rel, key.index, LockTupleNoKeyExclusive, searchSlot_, foundSlot_);
 			if (held.found)
@@ -241,10 +242,10 @@ HeldRow Target::hold(const Image &pk)
 				held.tid = foundSlot_->tts_tid;
 				held.xmin =
 					DatumGetTransactionId(slot_getsysattr(foundSlot_, MinTransactionIdAttributeNumber, &isNull));
-				// A copy instead of a pinned buffer: the slot outlives the transaction, and an abort (a deadlock) lets
-				// the pin go behind its back. Every later use of the slot would fail then.
-				ExecMaterializeSlot(foundSlot_);
+				ExecMaterializeSlot(foundSlot_); // a copy instead of a pinned buffer
 			}
+			else
+				ExecClearTuple(foundSlot_); // a row that was deleted while its lock was waited for is still in it, pinned
 			table_close(rel, NoLock);
 			return held;
 		});

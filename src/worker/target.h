@@ -97,7 +97,8 @@ private:
 	MemoryContext context_ = nullptr;
 	std::vector<TargetColumn> columns_;
 	TupleTableSlot *searchSlot_ = nullptr;
-	TupleTableSlot *foundSlot_ = nullptr;
+	TupleTableSlot *foundSlot_ = nullptr; // of the row held last; no longer than its event
+	const TupleTableSlotOps *foundSlotKind_ = nullptr;
 	Datum *keyValues_ = nullptr;
 	// plans for images with exactly these columns
 	std::vector<std::string> planColumns_;
