@@ -189,10 +189,26 @@ CREATE TABLE mrsync.apply_error (
 	attempts integer NOT NULL DEFAULT 1,
 	first_failed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	last_failed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	waits_for uuid REFERENCES mrsync.apply_error (event_id) ON DELETE SET NULL,
+	retry_at timestamptz NOT NULL,
 	UNIQUE (event_id)
 );
-CREATE INDEX apply_error_source ON mrsync.apply_error (source_region, hlc);
+-- With the event that is waited for goes the waiting; also where an applier, in the replica role, takes it away.
+DO $$
+DECLARE
+	trigger_name name;
+BEGIN
+	FOR trigger_name IN SELECT tgname FROM pg_catalog.pg_trigger WHERE tgrelid = 'mrsync.apply_error'::pg_catalog.regclass LOOP
+		EXECUTE pg_catalog.format('ALTER TABLE mrsync.apply_error ENABLE ALWAYS TRIGGER %I', trigger_name);
+	END LOOP;
+END
+$$;
+CREATE INDEX apply_error_source ON mrsync.apply_error (source_region);
+CREATE INDEX apply_error_due ON mrsync.apply_error (source_region, retry_at, error_id) WHERE waits_for IS NULL;
+CREATE INDEX apply_error_waiting ON mrsync.apply_error (waits_for) WHERE waits_for IS NOT NULL;
 COMMENT ON TABLE mrsync.apply_error IS 'Parked events: what could not be applied here, and why. Tried again by itself, and by apply_error_retry(); a row goes when its event is applied';
+COMMENT ON COLUMN mrsync.apply_error.waits_for IS 'The earlier event of the same transaction and row that has to be applied first; NULL: none';
+COMMENT ON COLUMN mrsync.apply_error.retry_at IS 'When it is tried again, if it waits for no other';
 
 CREATE TABLE mrsync.conflict_log (
 	conflict_id uuid NOT NULL PRIMARY KEY,

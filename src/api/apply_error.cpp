@@ -26,7 +26,7 @@ int64_t retry(const std::optional<std::string> &id)
 {
 	requireRegion();
 	AsSuperuser rights;
-	uint64_t count = spi::execute("UPDATE mrsync.apply_error SET last_failed_at = '-infinity' "
+	uint64_t count = spi::execute("UPDATE mrsync.apply_error SET retry_at = clock_timestamp() "
 								  "WHERE $1 IS NULL OR error_id = $1::bigint",
 								  {id});
 	if (id && count == 0)

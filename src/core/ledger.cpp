@@ -36,9 +36,8 @@ SequenceChain::Verdict SequenceChain::judge(const Envelope &tx)
 	incarnation_ = tx.incarnation;
 	if (tx.sequence <= sequence_)
 		return Verdict::Duplicate;
-	// Before the first transaction any predecessor will do: the position we start from is the cut. An unknown
-	// predecessor (0) proves nothing either way.
-	if (sequence_ != 0 && tx.previous > sequence_)
+	// A region's first transaction has no predecessor (0). A topic that begins with another one has lost its head.
+	if (tx.previous > sequence_)
 		return Verdict::Gap;
 	return Verdict::Next;
 }

@@ -21,7 +21,7 @@
 #include "worker/worker.h"
 
 #include <algorithm>
-#include <set>
+#include <unordered_map>
 
 extern "C"
 {
@@ -71,6 +71,7 @@ public:
 		for (;;)
 		{
 			worker_.reloadSettings();
+			apply_.sweep();
 			kafka::Consumer::Polled polled =
 				consumer_->poll(kMostRecords, 0, [&](kafka::Record &&record) { receive(std::move(record)); });
 			if (polled.fatal)
@@ -129,6 +130,7 @@ private:
 			{
 				nextOffset_ = offset = std::stoll(*position[0][0]);
 				chain_ = SequenceChain(std::stoll(*position[0][1]), std::stoull(*position[0][2]));
+				knownIncarnation_ = chain_.incarnation();
 				highest_ = Hlc{std::stoll(*position[0][3])};
 				acknowledged_ = 0; // say it again: the peer may have missed it
 			}
@@ -175,9 +177,17 @@ private:
 		case SequenceChain::Verdict::Next:
 			break;
 		case SequenceChain::Verdict::Duplicate:
+			requireSameHistory(event);
+			return;
 		case SequenceChain::Verdict::Stale:
 			return;
 		case SequenceChain::Verdict::Gap:
+			if (chain_.sequence() == 0)
+				throw PgError(ERRCODE_DATA_EXCEPTION, "topic " + topic_ + " does not begin with the first transaction of region " +
+														  worker_.peer)
+					.detail("Its first record, at offset " + std::to_string(record.offset) + ", follows sequence " +
+							std::to_string(event.tx.previous) + ": what was before has expired, or the topic was made anew.")
+					.hint("A new link needs the whole topic. Its retention is the time in which links can be added.");
 			throw PgError(ERRCODE_DATA_EXCEPTION, "transactions of region " + worker_.peer + " are missing in topic " + topic_)
 				.detail("The record at offset " + std::to_string(record.offset) + " follows sequence " +
 						std::to_string(event.tx.previous) + ", but the last one applied here is " +
@@ -207,6 +217,30 @@ private:
 		clockAdopt(region_, inbox_.last().hlc);
 		applyUntilDone(nextOffset);
 		inbox_.clear();
+	}
+
+	// A repeated transaction of a new incarnation must be one that was applied here. Else the region's name has come back
+	// with another database behind it, whose WAL positions say nothing about ours.
+	void requireSameHistory(const ChangeEvent &event)
+	{
+		if (event.tx.incarnation == knownIncarnation_ || event.tx.position != 1)
+			return;
+		WorkerTransaction transaction;
+		spi::Rows found = spi::query("SELECT EXISTS (SELECT FROM mrsync.applied_event WHERE event_id = $1::uuid), EXISTS "
+									 "(SELECT FROM mrsync.applied_event WHERE region_id = $2 AND event_id < $1::uuid)",
+									 {toText(event.id), worker_.peer});
+		transaction.commit();
+		bool applied = *found[0][0] == "t";
+		bool reachesBack = *found[0][1] == "t"; // dedup records are kept for days
+		if (!applied && reachesBack)
+			throw PgError(ERRCODE_DATA_EXCEPTION,
+						  "topic " + topic_ + " goes on with another history than that of the region " + worker_.peer + " known here")
+				.detail("Its incarnation " + std::to_string(event.tx.incarnation) + " begins with sequence " +
+						std::to_string(event.tx.sequence) + ", which is not above the last one applied here (" +
+						std::to_string(chain_.sequence()) + "), with a transaction that was never applied here.")
+				.hint("If another database was made region " + worker_.peer + ", give it a region_id that was never used. If it was "
+					  "restored from a backup, its newest transactions are in the topic, but not in it.");
+		knownIncarnation_ = event.tx.incarnation;
 	}
 
 	// A stamp that is too far ahead is neither adopted nor applied: adopted, it would drive this region's clock away;
@@ -255,6 +289,7 @@ private:
 		const ChangeEvent &last = inbox_.last();
 		nextOffset_ = nextOffset;
 		chain_.applied(last.tx.sequence);
+		knownIncarnation_ = chain_.incarnation();
 		highest_ = std::max(highest_, last.hlc);
 		lastCommittedAt_ = last.committedAt;
 		WorkerShared *shared = worker_.shared;
@@ -342,11 +377,13 @@ private:
 	{
 		// The order of a transaction's events on one row must hold: behind a parked one the others wait, too.
 		std::string row = event.table + (event.pk ? encodeImage(*event.pk) : "");
-		if (event.pk && parkedRows_.count(row) > 0)
+		if (auto earlier = event.pk ? parkedRows_.find(row) : parkedRows_.end(); earlier != parkedRows_.end())
 		{
 			park(worker_.peer, event, seen,
 				 PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-						 "an earlier event of the same transaction and row is parked"));
+						 "an earlier event of the same transaction and row is parked"),
+				 earlier->second);
+			earlier->second = toText(event.id);
 			worker_.shared->parked.fetch_add(1, std::memory_order_relaxed);
 			return;
 		}
@@ -364,12 +401,13 @@ private:
 		catch (const PgError &error)
 		{
 			pgCall([] { RollbackAndReleaseCurrentSubTransaction(); });
+			apply_.locksGone();
 			MemoryContextSwitchTo(eventContext_);
 			CurrentResourceOwner = owner;
 			if (isRetryable(error))
 				throw;
-			park(worker_.peer, event, seen, error);
-			parkedRows_.insert(std::move(row));
+			park(worker_.peer, event, seen, error, std::nullopt);
+			parkedRows_.emplace(std::move(row), toText(event.id));
 		}
 		worker_.shared->parked.fetch_add(1, std::memory_order_relaxed);
 	}
@@ -451,30 +489,38 @@ private:
 		return 1000;
 	}
 
-	// Tries parked events again, each in a transaction of its own with its own stamp. Returns how long it can wait.
+	// Tries parked events again, each in a transaction of its own with its own stamp; some at a time, between what comes
+	// from the topic. Returns how long it can wait.
 	long retryParked()
 	{
 		TimestampTz now = GetCurrentTimestamp();
-		if (now - retriedAt_ < USECS_PER_SEC)
-			return 1000;
-		retriedAt_ = now;
-		for (ParkedEvent &parked : parkedDue(worker_.peer))
+		if (now < retryAt_)
+			return (retryAt_ - now) / 1000 + 1;
+		bool some = false;
+		for (const std::string &id : parkedDue(worker_.peer))
 		{
-			const SeenVector seen = parked.event.tx.seen.value_or(SeenVector{});
 			try
 			{
 				begin();
-				apply_.event(parked.event, seen, true);
-				unpark(parked.id);
-				commit(InvalidXLogRecPtr, parked.event.hlc);
+				std::optional<ChangeEvent> event = parkedEvent(id);
+				if (!event)
+				{
+					abort();
+					continue;
+				}
+				apply_.event(*event, event->tx.seen.value_or(SeenVector{}), true);
+				unpark(id);
+				commit(InvalidXLogRecPtr, event->hlc);
+				some = true;
 			}
 			catch (const PgError &error)
 			{
 				abort();
-				parkedFailedAgain(parked.id, error);
+				parkedFailedAgain(id, error);
 			}
 		}
-		return 1000;
+		retryAt_ = some ? 0 : GetCurrentTimestamp() + USECS_PER_SEC;
+		return some ? 0 : 1000;
 	}
 
 	Worker &worker_;
@@ -485,16 +531,18 @@ private:
 	int64_t nextOffset_ = 0;
 	Inbox inbox_;
 	SequenceChain chain_;
+	int64_t knownIncarnation_ = 0; // the newest whose history is the one known here
 	TransactionGate gate_;
 	Apply apply_;
 	Hlc highest_;
 	int64_t lastCommittedAt_ = 0;
 	uint64_t acknowledged_ = 0;
 	TimestampTz acknowledgedAt_ = 0;
-	TimestampTz retriedAt_ = 0;
+	TimestampTz retryAt_ = 0;
 	std::string trouble_;
 	MemoryContext eventContext_ = nullptr;
-	std::set<std::string> parkedRows_; // of the transaction that is applied one by one
+	// of the transaction that is applied one by one: the event_id of the last one parked
+	std::unordered_map<std::string, std::string> parkedRows_;
 	Plan dedupPlan_{"INSERT INTO mrsync.applied_event (event_id, last_event_id, region_id, sequence, hlc, seen) "
 					"VALUES ($1, $2, $3, $4, $5::mrsync.hlc, $6) ON CONFLICT (event_id) DO NOTHING",
 					{UUIDOID, UUIDOID, TEXTOID, INT8OID, INT8OID, TEXTOID}};

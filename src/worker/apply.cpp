@@ -10,6 +10,14 @@
 namespace mrsync
 {
 
+namespace
+{
+
+// A key that comes and goes under our hands does so a few times, not for ever.
+constexpr int kMostAttempts = 20;
+
+} // namespace
+
 void Apply::event(const ChangeEvent &event, const SeenVector &seen, bool retried)
 {
 	retried_ = retried;
@@ -105,8 +113,11 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 	const Version incoming{event.hlc, event.region};
 	const std::string pkText = encodeImage(*event.pk);
 
-	for (;;)
+	for (int attempt = 1;; ++attempt)
 	{
+		if (attempt > kMostAttempts)
+			throw PgError(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION,
+						  "a trigger of " + target->name + " kept a row from being inserted");
 		LocalState local;
 		HeldRow held = target->hold(*event.pk);
 		if (held.found)
@@ -120,8 +131,9 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 				relate(local, event, seen);
 			}
 		}
-		else if (event.operation != Operation::Insert || retried_)
-			// A retried INSERT may be kept from being tried by its deletion since; the INSERT itself may fail for ever.
+		else if (event.operation != Operation::Insert || retried_ || target->hasInsertTriggers)
+			// An INSERT looks afterwards. Before, too, where it may fail for ever but for a deletion since, and where a
+			// trigger would have done its work already for a row that is taken back.
 			local = deleted(*target, event, seen, pkText);
 		if (local.kind == LocalKind::Absent && event.operation != Operation::Insert)
 			local.seenByIncoming = mayBeOnItsWay(event, seen);
@@ -156,6 +168,8 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 			break;
 		case Action::RememberDelete:
 			rememberDeletion(*target, pkText);
+			if (target->hold(*event.pk).found)
+				continue; // inserted meanwhile, by somebody who did not see this deletion
 			break;
 		case Action::Keep:
 			break;
@@ -169,9 +183,10 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 void Apply::truncate(const ChangeEvent &event)
 {
 	Target &target = targets_.byName(event.table);
-	// Users who write now have not seen the truncation, and may have stamps below it. New writers are stamped above it.
-	target.waitForWriters();
+	// First the mark: other appliers that insert from now on find it. Who wrote before has not seen the truncation, and
+	// may be stamped below it. New writes of users are stamped above it.
 	rememberTruncation(target.relation);
+	target.waitForWriters();
 	target.removeOlder(event.hlc, event.region);
 }
 

@@ -17,8 +17,9 @@ class Apply
 public:
 	explicit Apply(RegionShared *region) : region_(region) {}
 
-	// Between transactions.
+	// Between transactions; after the rollback of a subtransaction.
 	void sweep() { targets_.sweep(); }
+	void locksGone() { targets_.locksGone(); }
 	// seen: of the event's transaction. retried: the rest of its transaction was applied before, in another local one; a
 	// row that carries its very version was written by an earlier event of it, since the later ones on that row wait.
 	void event(const ChangeEvent &event, const SeenVector &seen, bool retried = false);

@@ -11,22 +11,51 @@ namespace mrsync
 namespace
 {
 
+std::string retryInterval() { return std::to_string(guc::applyErrorRetrySeconds) + " s"; }
+
 spi::Value orNull(const std::string &text) { return text.empty() ? std::nullopt : spi::Value(text); }
 
 } // namespace
 
-void park(const std::string &source, const ChangeEvent &event, const SeenVector &seen, const PgError &error)
+void park(const std::string &source, const ChangeEvent &event, const SeenVector &seen, const PgError &error,
+		  const std::optional<std::string> &waitsFor)
 {
 	ChangeEvent whole = event;
 	whole.tx.seen = seen;
 	std::string json;
 	encode(whole, json);
 	spi::execute("INSERT INTO mrsync.apply_error (source_region, event_id, table_name, row_pk, operation, hlc, event, "
-				 "sqlstate, message, detail, hint) VALUES ($1, $2::uuid, $3, $4::jsonb, $5, $6::mrsync.hlc, $7, $8, $9, "
-				 "$10, $11) ON CONFLICT (event_id) DO NOTHING",
+				 "sqlstate, message, detail, hint, waits_for, retry_at) VALUES ($1, $2::uuid, $3, $4::jsonb, $5, "
+				 "$6::mrsync.hlc, $7, $8, $9, $10, $11, $12::uuid, clock_timestamp() + $13::interval) "
+				 "ON CONFLICT (event_id) DO NOTHING",
 				 {source, toText(event.id), event.table, event.pk ? spi::Value(encodeImage(*event.pk)) : std::nullopt,
 				  toText(event.operation), toText(event.hlc), json, error.sqlStateText(), error.message(),
-				  orNull(error.detail()), orNull(error.hint())});
+				  orNull(error.detail()), orNull(error.hint()), waitsFor, waitsFor ? "0 s" : retryInterval()});
+}
+
+std::vector<std::string> parkedDue(const std::string &source)
+{
+	std::vector<std::string> due;
+	WorkerTransaction transaction;
+	for (const spi::Row &row : spi::query("SELECT error_id FROM mrsync.apply_error WHERE source_region = $1 AND waits_for IS "
+										  "NULL AND retry_at <= statement_timestamp() ORDER BY retry_at, error_id LIMIT 100",
+										  {source}))
+		due.push_back(*row[0]);
+	transaction.commit();
+	return due;
+}
+
+std::optional<ChangeEvent> parkedEvent(const std::string &id)
+{
+	spi::Rows rows = spi::query("SELECT event FROM mrsync.apply_error WHERE error_id = $1::bigint FOR UPDATE", {id});
+	if (rows.empty())
+		return std::nullopt;
+	auto decoded = decode(*rows[0][0]);
+	if (auto *error = std::get_if<DecodeError>(&decoded))
+		throw PgError(ERRCODE_DATA_CORRUPTED, "mrsync.apply_error row " + id + " holds no event")
+			.detail(error->message)
+			.hint("Remove it with mrsync.apply_error_discard(" + id + ").");
+	return std::get<ChangeEvent>(std::move(decoded));
 }
 
 void unpark(const std::string &id)
@@ -34,34 +63,13 @@ void unpark(const std::string &id)
 	spi::execute("DELETE FROM mrsync.apply_error WHERE error_id = $1::bigint", {id});
 }
 
-std::vector<ParkedEvent> parkedDue(const std::string &source)
-{
-	std::vector<ParkedEvent> due;
-	WorkerTransaction transaction;
-	for (const spi::Row &row : spi::query("SELECT error_id, event FROM mrsync.apply_error e WHERE source_region = $1 AND "
-										  "last_failed_at < clock_timestamp() - $2::interval AND NOT EXISTS (SELECT FROM "
-										  "mrsync.apply_error p WHERE p.source_region = $1 AND p.hlc OPERATOR(mrsync.=) "
-										  "e.hlc AND p.table_name = e.table_name AND p.row_pk = e.row_pk AND p.event_id < "
-										  "e.event_id) ORDER BY hlc, event_id LIMIT 100",
-										  {source, std::to_string(guc::applyErrorRetrySeconds) + "s"}))
-	{
-		auto decoded = decode(*row[1]);
-		if (auto *error = std::get_if<DecodeError>(&decoded))
-			throw PgError(ERRCODE_DATA_CORRUPTED, "mrsync.apply_error row " + *row[0] + " holds no event")
-				.detail(error->message)
-				.hint("Remove it with mrsync.apply_error_discard(" + *row[0] + ").");
-		due.push_back(ParkedEvent{*row[0], std::get<ChangeEvent>(std::move(decoded))});
-	}
-	transaction.commit();
-	return due;
-}
-
 void parkedFailedAgain(const std::string &id, const PgError &error)
 {
 	WorkerTransaction transaction;
-	spi::execute("UPDATE mrsync.apply_error SET attempts = attempts + 1, last_failed_at = clock_timestamp(), "
-				 "sqlstate = $2, message = $3, detail = $4, hint = $5 WHERE error_id = $1::bigint",
-				 {id, error.sqlStateText(), error.message(), orNull(error.detail()), orNull(error.hint())});
+	spi::execute("UPDATE mrsync.apply_error SET attempts = attempts + 1, last_failed_at = clock_timestamp(), retry_at = "
+				 "clock_timestamp() + $6::interval, sqlstate = $2, message = $3, detail = $4, hint = $5 "
+				 "WHERE error_id = $1::bigint",
+				 {id, error.sqlStateText(), error.message(), orNull(error.detail()), orNull(error.hint()), retryInterval()});
 	transaction.commit();
 }
 

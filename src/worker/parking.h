@@ -4,24 +4,26 @@
 #include "core/event.h"
 #include "pg/guard.h"
 
+#include <optional>
+#include <string>
 #include <vector>
 
 namespace mrsync
 {
 
-struct ParkedEvent
-{
-	std::string id; // apply_error.error_id
-	ChangeEvent event; // its envelope carries `seen`
-};
+// Inside the transaction that applies the rest. waitsFor: the event_id of the one that was parked before it, of the same
+// transaction and row; it is not tried before that one is gone.
+void park(const std::string &source, const ChangeEvent &event, const SeenVector &seen, const PgError &error,
+		  const std::optional<std::string> &waitsFor);
 
-// Inside the transaction that applies the rest.
-void park(const std::string &source, const ChangeEvent &event, const SeenVector &seen, const PgError &error);
+// The error_ids that are due, longest first; some at a time. In a transaction of its own.
+std::vector<std::string> parkedDue(const std::string &source);
+
+// Inside the transaction that applies it: the event, its envelope with `seen`. Nothing: discarded meanwhile.
+std::optional<ChangeEvent> parkedEvent(const std::string &id);
 void unpark(const std::string &id);
 
-// In transactions of their own. Those whose last try is longer ago than mrsync.apply_error_retry_interval, oldest stamp
-// first, some at a time; of several events of one transaction on one row only the first: the next waits for its success.
-std::vector<ParkedEvent> parkedDue(const std::string &source);
+// In a transaction of its own: named anew, and due again after mrsync.apply_error_retry_interval.
 void parkedFailedAgain(const std::string &id, const PgError &error);
 
 } // namespace mrsync

@@ -12,6 +12,7 @@ extern "C"
 #include "access/tableam.h"
 #include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/execPartition.h"
@@ -32,29 +33,49 @@ namespace
 // Changes of relations' definitions since the last sweep.
 bool invalidateAll = false;
 std::set<Oid> *invalidated = nullptr;
+// Counts the moments in which all locks on targets were let go.
+uint64_t lockEpoch = 1;
 
-// Acts as the table's owner. Nothing in here can fail; an abort in between puts the superuser back by itself.
+// Acts as the table's owner, whose code may set what it likes until the end (its search_path must not become ours).
+// Nothing in here can fail; an abort in between puts the superuser and the settings back by itself.
 class AsOwner
 {
 public:
-	explicit AsOwner(Oid owner)
+	explicit AsOwner(Oid owner) : settings_(NewGUCNestLevel())
 	{
 		GetUserIdAndSecContext(&user_, &context_);
 		SetUserIdAndSecContext(owner, context_ | SECURITY_RESTRICTED_OPERATION | SECURITY_LOCAL_USERID_CHANGE);
 	}
-	~AsOwner() { SetUserIdAndSecContext(user_, context_); }
+	~AsOwner()
+	{
+		AtEOXact_GUC(false, settings_);
+		SetUserIdAndSecContext(user_, context_);
+	}
 	AsOwner(const AsOwner &) = delete;
 	AsOwner &operator=(const AsOwner &) = delete;
 
 private:
+	int settings_;
 	Oid user_;
 	int context_;
 };
 
 bool equalMeansSameText(Oid type)
 {
+	type = getBaseType(type);
 	switch (type)
 	{
+	case BITOID:
+	case CHAROID:
+	case CIDROID:
+	case INETOID:
+	case MACADDROID:
+	case MACADDR8OID:
+	case NAMEOID:
+	case PG_LSNOID:
+	case TIMEOID:
+	case VARBITOID:
+	case XID8OID:
 	case INT2OID:
 	case INT4OID:
 	case INT8OID:
@@ -69,18 +90,11 @@ bool equalMeansSameText(Oid type)
 	case TIMESTAMPTZOID:
 		return true;
 	default:
-		return false;
+		return get_typtype(type) == TYPTYPE_ENUM;
 	}
 }
 
 std::string quoted(const std::string &identifier) { return quote_identifier(identifier.c_str()); }
-
-// With the lock on the relation held: is what we know of it still so?
-void checkStillValid(Oid relation)
-{
-	if (invalidateAll || invalidated->count(relation) > 0)
-		throw PgError(ERRCODE_T_R_SERIALIZATION_FAILURE, "the definition of a table changed while it was written to");
-}
 
 SPIPlanPtr prepare(const std::string &sql, const std::vector<Oid> &types)
 {
@@ -130,6 +144,12 @@ void Target::describe(Relation rel)
 			return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 											  RelationGetRelationName(rel));
 		});
+	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; ++i)
+	{
+		const Trigger &trigger = rel->trigdesc->triggers[i];
+		hasInsertTriggers |= TRIGGER_FOR_INSERT(trigger.tgtype) && (trigger.tgenabled == TRIGGER_FIRES_ALWAYS ||
+																   trigger.tgenabled == TRIGGER_FIRES_ON_REPLICA);
+	}
 	const KeyInfo &key = keyInfo(rel);
 	TupleDesc desc = RelationGetDescr(rel);
 	pgCall(
@@ -172,14 +192,26 @@ void Target::describe(Relation rel)
 			});
 		columns_.push_back(std::move(column));
 	}
+	lockedIn_ = lockEpoch;
 	valid_ = true;
+}
+
+// With the lock on the relation held: is what we know of it still so? Once we hold the lock it stays so until the end of
+// the transaction; what is invalidated from then on are things like statistics.
+void Target::locked()
+{
+	if (lockedIn_ == lockEpoch)
+		return;
+	if (invalidateAll || invalidated->count(relation) > 0)
+		throw PgError(ERRCODE_T_R_SERIALIZATION_FAILURE, "the definition of a table changed while it was written to");
+	lockedIn_ = lockEpoch;
 }
 
 Oid Target::partitionFor(const Image &pk)
 {
 	AsOwner owner(owner_);
 	Relation rel = pgCall([&] { return table_open(relation, RowExclusiveLock); });
-	checkStillValid(relation);
+	locked();
 	const KeyInfo &key = keyInfo(rel);
 	keyFromImage(key, pk, keyValues_);
 	return pgCall(
@@ -216,7 +248,7 @@ HeldRow Target::hold(const Image &pk)
 {
 	AsOwner owner(owner_);
 	Relation rel = pgCall([&] { return table_open(relation, RowExclusiveLock); });
-	checkStillValid(relation);
+	locked();
 	const KeyInfo &key = keyInfo(rel);
 	keyFromImage(key, pk, keyValues_);
 	return pgCall(
@@ -270,6 +302,7 @@ Image Target::heldImage()
 
 uint64_t Target::heldKeyHash()
 {
+	AsOwner owner(owner_);
 	return pgCall(
 		[&]
 		{
@@ -282,6 +315,7 @@ uint64_t Target::heldKeyHash()
 
 bool Target::heldKeyEquals(const std::string &pkText)
 {
+	AsOwner owner(owner_);
 	Relation rel = pgCall([&] { return table_open(relation, NoLock); });
 	const KeyInfo &key = keyInfo(rel);
 	std::vector<Datum> other(key.count);
@@ -572,8 +606,11 @@ TargetCache::TargetCache()
 		});
 }
 
+void TargetCache::locksGone() { ++lockEpoch; }
+
 void TargetCache::sweep()
 {
+	locksGone();
 	if (!invalidateAll && invalidated->empty())
 		return;
 	// what an invalidated relation means for others (its partitions, its root) is not worth finding out

@@ -51,6 +51,7 @@ public:
 	Oid root; // the table that was added; the relation itself, or an ancestor
 	std::string name;
 	bool isPartitioned = false;
+	bool hasInsertTriggers = false; // that fire for what is replicated, too
 
 	~Target();
 	Target() = default;
@@ -86,6 +87,7 @@ public:
 private:
 	friend class TargetCache;
 	void describe(Relation relation);
+	void locked();
 	void plansFor(const Image &row);
 	bool differsFromHeld(const TargetColumn &column, const std::optional<std::string> &text);
 	void updateAnyColumn(const Image &row);
@@ -93,6 +95,7 @@ private:
 	const TargetColumn *column(const std::string &name) const;
 
 	bool valid_ = false;
+	uint64_t lockedIn_ = 0;
 	Oid owner_ = InvalidOid;
 	MemoryContext context_ = nullptr;
 	std::vector<TargetColumn> columns_;
@@ -118,6 +121,8 @@ public:
 	Target &byOid(Oid relation);
 	// Between transactions: drops what has become invalid.
 	void sweep();
+	// After the rollback of a subtransaction.
+	void locksGone();
 
 private:
 	std::unordered_map<std::string, Oid> names_;

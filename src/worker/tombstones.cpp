@@ -6,6 +6,7 @@
 extern "C"
 {
 #include "catalog/indexing.h"
+#include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 }
 
@@ -18,10 +19,13 @@ namespace
 struct Candidate
 {
 	TransactionId xmin;
+	bool inProgress; // written by another transaction that has not ended
 	const char *pk;
 };
 
-// The tombstones with this hash (null: truncations), in the current memory context.
+// The tombstones with this hash (null: truncations), in the current memory context. Also those of transactions in
+// progress: whoever deletes a key marks it first and looks for a row then, whoever inserts looks for marks last, so that
+// of two who meet at an absent key at least one finds the other (I12).
 List *candidates(Oid relation, const uint64_t *hash)
 {
 	return pgCall(
@@ -29,7 +33,8 @@ List *candidates(Oid relation, const uint64_t *hash)
 		{
 			List *found = NIL;
 			Relation rel = table_open(catalogRelation("tombstone"), AccessShareLock);
-			Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+			SnapshotData snapshot;
+			InitDirtySnapshot(snapshot);
 			ScanKeyData keys[2];
 			ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relation));
 			if (hash)
@@ -37,35 +42,62 @@ List *candidates(Oid relation, const uint64_t *hash)
 			else
 				ScanKeyEntryInitialize(&keys[1], SK_ISNULL | SK_SEARCHNULL, 2, InvalidStrategy, InvalidOid, InvalidOid,
 									   InvalidOid, 0);
-			SysScanDesc scan = systable_beginscan(rel, catalogRelation("tombstone_key"), true, snapshot, 2, keys);
+			SysScanDesc scan = systable_beginscan(rel, catalogRelation("tombstone_key"), true, &snapshot, 2, keys);
 			while (HeapTuple tuple = systable_getnext(scan))
 			{
 				bool isNull;
 				Datum pk = heap_getattr(tuple, 3, RelationGetDescr(rel), &isNull);
 				auto *candidate = static_cast<Candidate *>(palloc(sizeof(Candidate)));
 				candidate->xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
+				candidate->inProgress = TransactionIdIsValid(snapshot.xmin);
 				candidate->pk = isNull ? nullptr : TextDatumGetCString(pk);
 				found = lappend(found, candidate);
 			}
 			systable_endscan(scan);
-			UnregisterSnapshot(snapshot);
 			table_close(rel, AccessShareLock);
 			return found;
 		});
 }
 
-void consider(RegionShared *region, TransactionId xmin, Deletion &deletion)
+// False: its writer was in progress and has ended by now; look again.
+bool consider(RegionShared *region, const Candidate &candidate, Deletion &deletion)
 {
-	XidVersion version = versionOf(region, xmin);
+	if (candidate.inProgress)
+	{
+		pgCall([&] { XactLockTableWait(candidate.xmin, nullptr, nullptr, XLTW_None); });
+		return false;
+	}
+	XidVersion version = versionOf(region, candidate.xmin);
 	if (version.mine)
 	{
 		deletion.mine = true;
-		return;
+		return true;
 	}
-	Version candidate{version.hlc, version.region};
-	if (!deletion.found || candidate > deletion.version)
-		deletion.version = std::move(candidate);
+	Version newest{version.hlc, version.region};
+	if (!deletion.found || newest > deletion.version)
+		deletion.version = std::move(newest);
 	deletion.found = true;
+	return true;
+}
+
+bool look(RegionShared *region, Target &target, const std::string &pkText, Deletion &deletion)
+{
+	uint64_t hash = target.heldKeyHash();
+	ListCell *cell;
+	foreach (cell, candidates(target.root, &hash))
+	{
+		const auto &candidate = *static_cast<Candidate *>(lfirst(cell));
+		if ((pkText == candidate.pk || target.heldKeyEquals(candidate.pk)) && !consider(region, candidate, deletion))
+			return false;
+	}
+	foreach (cell, candidates(target.root, nullptr))
+		if (!consider(region, *static_cast<Candidate *>(lfirst(cell)), deletion))
+			return false;
+	if (target.relation != target.root) // a partition can be truncated by itself
+		foreach (cell, candidates(target.relation, nullptr))
+			if (!consider(region, *static_cast<Candidate *>(lfirst(cell)), deletion))
+				return false;
+	return true;
 }
 
 void write(Oid relation, const uint64_t *hash, const std::string *pkText)
@@ -89,21 +121,12 @@ void write(Oid relation, const uint64_t *hash, const std::string *pkText)
 
 Deletion newestDeletion(RegionShared *region, Target &target, const std::string &pkText)
 {
-	Deletion deletion;
-	uint64_t hash = target.heldKeyHash();
-	ListCell *cell;
-	foreach (cell, candidates(target.root, &hash))
+	for (;;)
 	{
-		auto *candidate = static_cast<Candidate *>(lfirst(cell));
-		if (pkText == candidate->pk || target.heldKeyEquals(candidate->pk))
-			consider(region, candidate->xmin, deletion);
+		Deletion deletion;
+		if (look(region, target, pkText, deletion))
+			return deletion;
 	}
-	foreach (cell, candidates(target.root, nullptr))
-		consider(region, static_cast<Candidate *>(lfirst(cell))->xmin, deletion);
-	if (target.relation != target.root) // a partition can be truncated by itself
-		foreach (cell, candidates(target.relation, nullptr))
-			consider(region, static_cast<Candidate *>(lfirst(cell))->xmin, deletion);
-	return deletion;
 }
 
 void rememberDeletion(Target &target, const std::string &pkText)

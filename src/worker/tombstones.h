@@ -16,7 +16,7 @@ struct Deletion
 	bool mine = false;	// this transaction wrote one, too
 };
 
-// Of the key that target.hold() was given last, under a snapshot taken now (I12); truncations count.
+// Of the key that target.hold() was given last; waits for deletions in progress (I12). Truncations count.
 Deletion newestDeletion(RegionShared *region, Target &target, const std::string &pkText);
 
 void rememberDeletion(Target &target, const std::string &pkText);

@@ -4,8 +4,10 @@
 //   kafkactl BROKERS create TOPIC
 //   kafkactl BROKERS offsets TOPIC
 //   kafkactl BROKERS cat TOPIC         every record there is, one a line, with its offset
+//   kafkactl BROKERS expire TOPIC OFFSET   takes away the records before it, as retention does
 #include "kafka/admin.h"
 #include "kafka/consumer.h"
+#include "kafka/handle.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -39,6 +41,28 @@ int cat(const std::string &brokers, const std::string &topic)
 			return 0;
 	}
 }
+
+int expire(const std::string &brokers, const std::string &topic, int64_t before)
+{
+	auto client = clientNew(RD_KAFKA_PRODUCER, confNew(brokers, "kafkactl", 0));
+	auto *range = rd_kafka_topic_partition_list_new(1);
+	rd_kafka_topic_partition_list_add(range, topic.c_str(), 0)->offset = before;
+	auto *wanted = rd_kafka_DeleteRecords_new(range);
+	QueuePtr answers(rd_kafka_queue_new(client.get()));
+	rd_kafka_DeleteRecords(client.get(), &wanted, 1, nullptr, answers.get());
+	EventPtr answer(rd_kafka_queue_poll(answers.get(), kTimeoutMs));
+	rd_kafka_DeleteRecords_destroy(wanted);
+	rd_kafka_topic_partition_list_destroy(range);
+	if (!answer)
+		throw Error("no answer in time");
+	if (rd_kafka_event_error(answer.get()))
+		throw Error(rd_kafka_event_error_string(answer.get()));
+	const auto *done = rd_kafka_DeleteRecords_result_offsets(rd_kafka_event_DeleteRecords_result(answer.get()));
+	if (done->elems[0].err)
+		throw Error(rd_kafka_err2str(done->elems[0].err));
+	printf("%lld\n", static_cast<long long>(done->elems[0].offset));
+	return 0;
+}
 } // namespace
 
 int main(int argc, char **argv)
@@ -65,12 +89,14 @@ int main(int argc, char **argv)
 		}
 		if (verb == "cat" && !what.empty())
 			return cat(brokers, what);
+		if (verb == "expire" && argc > 4)
+			return expire(brokers, what, std::atoll(argv[4]));
 	}
 	catch (const std::exception &e)
 	{
 		fprintf(stderr, "kafkactl: %s\n", e.what());
 		return 1;
 	}
-	fprintf(stderr, "usage: %s BROKERS ping [TIMEOUT-MS] | create TOPIC | offsets TOPIC | cat TOPIC\n", argv[0]);
+	fprintf(stderr, "usage: %s BROKERS ping [TIMEOUT-MS] | create TOPIC | offsets TOPIC | cat TOPIC | expire TOPIC OFFSET\n", argv[0]);
 	return 2;
 }

@@ -79,11 +79,11 @@ SELECT throws_ok('SELECT mrsync.apply_error_retry(1)', '42704', 'apply error 1 d
 SELECT throws_ok('SELECT mrsync.apply_error_discard(1)', '42704', 'apply error 1 does not exist', 'apply_error_discard: unknown');
 SELECT throws_ok('SELECT mrsync.apply_error_discard(NULL)', '22004', 'argument error_id must not be NULL', 'apply_error_discard: NULL');
 BEGIN;
-INSERT INTO mrsync.apply_error (source_region, event_id, table_name, operation, hlc, event, sqlstate, message)
-SELECT 'tap-a', gen_random_uuid(), 'public.t', 'INSERT', '2026-01-01 00:00:00Z', '{}', '23514', 'no' FROM generate_series(1, 3);
+INSERT INTO mrsync.apply_error (source_region, event_id, table_name, operation, hlc, event, sqlstate, message, retry_at)
+SELECT 'tap-a', gen_random_uuid(), 'public.t', 'INSERT', '2026-01-01 00:00:00Z', '{}', '23514', 'no', 'infinity' FROM generate_series(1, 3);
 SELECT is(mrsync.apply_error_retry(), 3::bigint, 'apply_error_retry: all');
 SELECT mrsync.apply_error_discard(max(error_id)) FROM mrsync.apply_error \g /dev/null
-SELECT is((SELECT count(*)::int FROM mrsync.apply_error WHERE last_failed_at = '-infinity'), 2, 'apply_error_discard takes one away, the others are due');
+SELECT is((SELECT count(*)::int FROM mrsync.apply_error WHERE retry_at <= clock_timestamp()), 2, 'apply_error_discard takes one away, the others are due');
 ROLLBACK;
 SELECT mrsync.region_leave() \g /dev/null
 SELECT * FROM finish();

@@ -90,6 +90,27 @@ eu("ALTER SYSTEM RESET mrsync.apply_error_retry_interval");
 eu('SELECT pg_reload_conf()');
 $lab->same('SELECT * FROM a ORDER BY id', 'a is the same');
 
+# several of one transaction and row keep their order, and many are no burden
+eu('ALTER TABLE a ADD CONSTRAINT only_here CHECK (v < 100) NOT VALID');
+us('BEGIN; INSERT INTO a VALUES (9, 901); UPDATE a SET v = 902 WHERE id = 9; UPDATE a SET v = 903 WHERE id = 9; '
+	. 'INSERT INTO a SELECT i, i FROM generate_series(2001, 3000) i; COMMIT');
+parked('a', 1003);
+is(eu('SELECT count(*) FROM mrsync.apply_error WHERE waits_for IS NULL'), 1001, 'behind a parked event those of its row wait');
+is(eu('SELECT count(*) FROM mrsync.apply_error e JOIN mrsync.apply_error b ON e.waits_for = b.event_id WHERE b.event_id < e.event_id'), 2,
+	'each for the one before it');
+eu('ALTER TABLE a DROP CONSTRAINT only_here');
+eu('SELECT mrsync.apply_error_retry()');
+nothing_parked('a thousand are applied when the cause is gone');
+is(eu('SELECT v FROM a WHERE id = 9'), 903, 'those of one row in their order');
+# given up in the middle: the next one is not held any longer
+eu('ALTER TABLE a ADD CONSTRAINT only_here CHECK (v < 100) NOT VALID');
+us('BEGIN; INSERT INTO a VALUES (10, 911); UPDATE a SET v = 12 WHERE id = 10; COMMIT');
+parked('a', 2);
+eu('SELECT mrsync.apply_error_discard(error_id) FROM mrsync.apply_error WHERE waits_for IS NULL');
+nothing_parked('one that waited for a discarded one is tried');
+eu('ALTER TABLE a DROP CONSTRAINT only_here');
+$lab->same('SELECT * FROM a ORDER BY id', 'a is the same');
+
 # ---- a table that the receiver does not have, or has not added
 
 us("CREATE TABLE late (id int PRIMARY KEY, v text); SELECT mrsync.table_add('late'); INSERT INTO late VALUES (1, 'one')");
@@ -155,6 +176,11 @@ us('UPDATE guarded SET v = 44 WHERE id = 4; DELETE FROM guarded WHERE id = 1');
 like(parked('guarded', 2), qr/a trigger of public.guarded kept a row from being updated.*deleted/s, 'a trigger that swallows a row is named');
 eu('DROP TRIGGER swallow ON guarded');
 nothing_parked('applied after it is gone');
+eu('CREATE TRIGGER swallow BEFORE INSERT ON guarded FOR EACH ROW EXECUTE FUNCTION swallow(); ALTER TABLE guarded ENABLE ALWAYS TRIGGER swallow');
+us('INSERT INTO guarded VALUES (5, 5)');
+like(parked('guarded'), qr/a trigger of public.guarded kept a row from being inserted/, 'the same with an INSERT');
+eu('DROP TRIGGER swallow ON guarded');
+nothing_parked('applied after it is gone, too');
 $lab->same('SELECT * FROM guarded ORDER BY id', 'guarded is the same');
 
 # ---- as the table's owner, and no further (and with no search_path: such a trigger names its schemas)
@@ -221,6 +247,26 @@ for my $name (sort keys %escalation)
 	eu('DROP TRIGGER trap ON trap');
 	nothing_parked("$name: the row comes when the trigger is gone");
 }
+# What the owner's code sets does not outlast it: not a search_path in which the applier would find mallory's functions.
+eu(<<'');
+	CREATE SCHEMA evil AUTHORIZATION mallory;
+	SET ROLE mallory;
+	CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS $$ BEGIN
+		INSERT INTO public.stolen VALUES (current_user);
+		RETURN pg_catalog.clock_timestamp();
+	END $$;
+	CREATE OR REPLACE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		PERFORM set_config('search_path', 'evil, pg_catalog', false);
+		RETURN new;
+	END $$;
+	CREATE TRIGGER trap BEFORE INSERT ON trap FOR EACH ROW EXECUTE FUNCTION trap();
+	ALTER TABLE trap ENABLE ALWAYS TRIGGER trap;
+
+us("INSERT INTO trap VALUES (100, 'search_path'); INSERT INTO trap VALUES (101, 'search_path')");
+$lab->drain('us');
+is(eu('SELECT count(*) FROM trap WHERE id >= 100'), 2, "a trigger may set its search_path");
+is(eu('SELECT count(*) FROM stolen'), 0, 'and nobody else looks there');
+
 is(eu("SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'"), 'f', 'nothing has been gained');
 is(eu("SELECT count(*) FROM stolen WHERE \"user\" <> 'mallory'"), 0, 'and nothing ran as anybody else');
 

@@ -6,6 +6,8 @@
 use strict;
 use warnings;
 use Test::More;
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
 use Time::HiRes qw(time sleep);
 use Mrsync::Lab;
 use Mrsync::Load qw(worker_pid worker_state ask log_trouble);
@@ -14,6 +16,7 @@ my $lab = Mrsync::Lab->up(regions => [qw(us eu)], own_broker => 1, settings => {
 open my $file, '<', "$lab->{dir}/group" or die;
 chomp(my $group = <$file>);
 my $brokers = $lab->broker;
+my $kafkactl = dirname(abs_path(__FILE__)) . '/../../build/kafkactl';
 my @alt = (db => 'alt');
 
 sub us { return $lab->sql('us', $_[0]) }
@@ -215,6 +218,30 @@ pass('a topic that does not exist is named: ' . link_state('eu', 'nowhere'));
 isnt(eu("SELECT status FROM mrsync.link_status WHERE source_region = 'us'"), 'degraded', 'the other links do not mind');
 eu("SELECT mrsync.link_remove(link_id) FROM mrsync.replication_link WHERE source_region = 'nowhere'");
 
+# ---- another database under a name that is known, and a topic without its beginning
+
+us('CREATE DATABASE second');
+my @second = (db => 'second');
+my $known = "SELECT mrsync.region_connect('reborn'); SELECT mrsync.link_create('reborn', 'eu')";
+my $make = "CREATE EXTENSION mrsync; SELECT mrsync.region_init('reborn', '$brokers', replication_group => '$group'); $ddl";
+$lab->sql('us', $make, @second);
+eu($known);
+$lab->sql('us', "INSERT INTO t VALUES (61, 'of the first')", @second);
+$lab->wait_for('eu', 'SELECT v FROM t WHERE id = 61', 'of the first');
+$lab->sql('us', 'SELECT mrsync.region_leave(); DROP EXTENSION mrsync CASCADE; ', @second);
+us('DROP DATABASE second');
+# a new server has a new WAL, whose positions begin low; here that of eu's own server serves, moved up
+eu("UPDATE mrsync.link_position SET sequence = sequence + (1::bigint << 48) WHERE source_region = 'reborn'");
+eu("SELECT pg_terminate_backend(pid) FROM mrsync.worker_stat() WHERE kind = 'applier' AND peer = 'reborn'");
+us('CREATE DATABASE second');
+$lab->sql('us', $make, @second);
+$lab->sql('us', "INSERT INTO t VALUES (62, 'of the second')", @second);
+$lab->wait_until('eu to name it', sub { link_state('eu', 'reborn') =~ /^degraded: .*another history than that of the region reborn/ });
+pass('another database under the name of a known region is named');
+is(eu('SELECT count(*) FROM t WHERE id = 62'), 0, 'and nothing of it is skipped or applied');
+eu("SELECT mrsync.link_remove(link_id) FROM mrsync.replication_link WHERE source_region = 'reborn'; DELETE FROM t WHERE id = 61");
+$lab->sql('us', 'SELECT mrsync.region_leave(); DROP EXTENSION mrsync CASCADE; ', @second);
+
 # ---- stopping at once, with links that work
 
 my @loads = map { Mrsync::Load->start($lab, $_, clients => 2, rate => 50,
@@ -233,6 +260,17 @@ for my $region (qw(us eu us))
 $_->stop for @loads;
 $lab->drain;
 $lab->same('SELECT * FROM t ORDER BY id', 'equal at the end');
+
+# ---- a topic without its beginning
+
+eu("SELECT mrsync.link_remove(link_id) FROM mrsync.replication_link WHERE source_region = 'us'");
+$lab->wait_until('its applier to end', sub { !worker_pid($lab, 'eu', 'applier', 'us') });
+eu("DELETE FROM mrsync.link_position WHERE source_region = 'us'");
+is(system($kafkactl, $lab->broker, 'expire', "mrsync.$group.us", 3), 0, 'the head of a topic expires');
+eu("SELECT mrsync.link_create('us', 'eu')");
+$lab->wait_until('eu to name it', sub { link_state('eu', 'us') =~ /^degraded: .*does not begin with the first transaction/ });
+pass('a new link that would begin in the middle says so: ' . link_state('eu', 'us'));
+
 is(log_trouble($lab, $_), '', "nothing internal in the log of $_") for $lab->regions;
 $lab->healthy;
 done_testing;

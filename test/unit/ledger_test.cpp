@@ -126,10 +126,16 @@ TEST(AckLedgerTest, NeverConfirmsAheadOfAnUnacknowledgedRecord)
 
 using Chain = SequenceChain::Verdict;
 
-TEST(SequenceChainTest, AcceptsAnyPredecessorAtFirst)
+TEST(SequenceChainTest, BeginsWithTheFirstTransaction)
 {
 	SequenceChain chain(0, 0);
-	EXPECT_EQ(chain.judge(record(1, 50, 1, true, 40)), Chain::Next);
+	EXPECT_EQ(chain.judge(record(1, 50, 1, true, 0)), Chain::Next);
+}
+
+TEST(SequenceChainTest, ATopicWithoutItsHeadIsAGap)
+{
+	SequenceChain chain(0, 0);
+	EXPECT_EQ(chain.judge(record(1, 50, 1, true, 40)), Chain::Gap);
 }
 
 TEST(SequenceChainTest, FollowsTheChain)

@@ -1,0 +1,134 @@
+# Two appliers meet at a key that is not there: one deletes it, the other inserts it, and neither has committed.
+#
+# Proves I12 where there is no row to lock: whoever deletes leaves its mark before it looks for a row, whoever inserts looks
+# for marks that are not committed, too, and waits for them. Without that the row of the older INSERT comes back after the
+# newer DELETE or TRUNCATE, in this region only.
+#
+# An applier is held in the middle of its transaction by a trigger that waits for an advisory lock.
+use strict;
+use warnings;
+use Test::More;
+use Mrsync::Lab;
+use Mrsync::Load qw(log_trouble);
+
+my $lab = Mrsync::Lab->up(regions => [qw(us eu ap)]);
+$lab->tables(<<'SQL', qw(t parted gate counted));
+CREATE TABLE t (id int PRIMARY KEY, v text);
+CREATE TABLE parted (id int, kind int, v text, PRIMARY KEY (id, kind)) PARTITION BY LIST (kind);
+CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
+CREATE TABLE gate (id int PRIMARY KEY);
+CREATE TABLE counted (id int PRIMARY KEY, v text);
+SQL
+$lab->sql('ap', <<'SQL');
+CREATE FUNCTION wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	PERFORM pg_catalog.pg_advisory_xact_lock_shared(42);
+	RETURN new;
+END $$;
+CREATE TRIGGER wait BEFORE INSERT ON gate FOR EACH ROW EXECUTE FUNCTION wait_at_gate();
+ALTER TABLE gate ENABLE ALWAYS TRIGGER wait;
+SQL
+my $gate = $lab->session('ap');
+my $next = 0;
+
+sub appliers_waiting
+{
+	my ($count) = @_;
+	$lab->wait_for('ap', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mrsync applier' AND wait_event_type = 'Lock'", $count);
+}
+sub reached_gate
+{
+	$lab->wait_for('ap', "SELECT count(*) FROM pg_stat_activity a JOIN pg_locks l USING (pid) WHERE backend_type = 'mrsync applier' AND locktype = 'advisory' AND NOT granted", 1);
+}
+
+# eu inserts, us sees that and deletes; at ap the deletion comes first and is still uncommitted when the insert arrives.
+sub deletion_first
+{
+	my ($name, $insert, $delete, $table) = @_;
+	$lab->pause('eu>ap');
+	$lab->sql('eu', $insert);
+	$lab->wait_for('us', "SELECT count(*) > 0 FROM $table");
+	$gate->sql('SELECT pg_advisory_lock(42)');
+	$lab->sql('us', "BEGIN; $delete; INSERT INTO gate VALUES (" . ++$next . '); COMMIT');
+	reached_gate();
+	$lab->resume('eu>ap');
+	appliers_waiting(2);
+	pass("$name: the insert waits for the deletion in progress");
+	$gate->sql('SELECT pg_advisory_unlock(42)');
+	$lab->drain;
+	is($lab->same("SELECT * FROM $table ORDER BY 1", "$name: all regions are the same"), '', "$name: the row does not come back");
+}
+# The other way about: the insert is uncommitted when the deletion arrives.
+sub insert_first
+{
+	my ($name, $insert, $delete, $table) = @_;
+	$lab->pause('us>ap');
+	$gate->sql('SELECT pg_advisory_lock(42)');
+	$lab->sql('eu', "BEGIN; $insert; INSERT INTO gate VALUES (" . ++$next . '); COMMIT');
+	reached_gate();
+	$lab->wait_for('us', "SELECT count(*) > 0 FROM $table");
+	$lab->sql('us', $delete);
+	$lab->resume('us>ap');
+	appliers_waiting(2);
+	pass("$name: the deletion waits for the insert in progress");
+	$gate->sql('SELECT pg_advisory_unlock(42)');
+	$lab->drain;
+	is($lab->same("SELECT * FROM $table ORDER BY 1", "$name: all regions are the same"), '', "$name: the row is gone");
+}
+
+for ([ 'DELETE', "INSERT INTO t VALUES (1, 'eu')", 'DELETE FROM t', 't' ],
+	[ 'DELETE in a partition', "INSERT INTO parted VALUES (1, 1, 'eu')", 'DELETE FROM parted', 'parted' ],
+	[ 'TRUNCATE', "INSERT INTO t VALUES (2, 'eu')", 'TRUNCATE t', 't' ],
+	[ 'TRUNCATE of a partition', "INSERT INTO parted VALUES (2, 1, 'eu')", 'TRUNCATE parted_1', 'parted' ])
+{
+	deletion_first(@$_);
+	insert_first(@$_);
+}
+
+# A newer insert than the deletion in progress stays.
+$lab->pause('eu>ap');
+$lab->sql('eu', "INSERT INTO t VALUES (3, 'first')");
+$lab->wait_for('us', 'SELECT count(*) FROM t', 1);
+$gate->sql('SELECT pg_advisory_lock(42)');
+$lab->sql('us', 'BEGIN; DELETE FROM t; INSERT INTO gate VALUES (' . ++$next . '); COMMIT');
+reached_gate();
+$lab->wait_for('eu', 'SELECT count(*) FROM t', 0);
+$lab->sql('eu', "INSERT INTO t VALUES (3, 'second')");
+$lab->resume('eu>ap');
+appliers_waiting(2);
+$gate->sql('SELECT pg_advisory_unlock(42)');
+$lab->drain;
+is($lab->same('SELECT * FROM t', 'a newer insert: all regions are the same'), '3|second', 'it stays');
+
+# What a user's own trigger counts is not done for a row that a deletion has beaten already.
+$lab->sql('ap', <<'SQL');
+CREATE SEQUENCE attempts;
+CREATE FUNCTION count_attempt() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	PERFORM pg_catalog.nextval('public.attempts');
+	RETURN new;
+END $$;
+CREATE TRIGGER attempt BEFORE INSERT ON counted FOR EACH ROW EXECUTE FUNCTION count_attempt();
+ALTER TABLE counted ENABLE ALWAYS TRIGGER attempt;
+SQL
+$lab->pause('eu>ap');
+$lab->sql('eu', "INSERT INTO counted VALUES (1, 'eu')");
+$lab->wait_for('us', 'SELECT count(*) FROM counted', 1);
+$lab->sql('us', 'DELETE FROM counted');
+$lab->drain('us');
+$lab->resume('eu>ap');
+$lab->drain;
+is($lab->sql('ap', 'SELECT is_called FROM attempts'), 'f', 'a trigger does not fire for a row that was deleted before it came');
+
+# The definition's catalog entries are touched in the middle of a transaction (as autovacuum does): it is not begun anew.
+$gate->sql('SELECT pg_advisory_lock(42)');
+$lab->sql('us', 'BEGIN; INSERT INTO counted VALUES (11, 1), (12, 1); INSERT INTO gate VALUES (' . ++$next
+	. '); INSERT INTO counted VALUES (13, 1), (14, 1); COMMIT');
+reached_gate();
+$lab->sql('ap', 'ANALYZE counted; ALTER TABLE counted ALTER v SET STATISTICS 10; ANALYZE gate');
+$gate->sql('SELECT pg_advisory_unlock(42)');
+$lab->drain;
+is($lab->sql('ap', 'SELECT last_value FROM attempts'), 4, 'a transaction goes on over ANALYZE of its tables');
+$lab->same('SELECT * FROM counted ORDER BY id', 'counted is the same');
+$gate->close;
+is(log_trouble($lab, $_), '', "nothing internal in the log of $_") for $lab->regions;
+$lab->healthy;
+done_testing;
