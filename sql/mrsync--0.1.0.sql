@@ -318,11 +318,11 @@ COMMENT ON FUNCTION mrsync.tombstone_truncate() IS 'Trigger of replicated tables
 CREATE FUNCTION mrsync.ddl_end() RETURNS event_trigger LANGUAGE c SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_ddl_end';
 COMMENT ON FUNCTION mrsync.ddl_end() IS 'Event trigger: new partitions of replicated tables become replicated; a change that would make a replicated table unfit for replication is refused';
 CREATE EVENT TRIGGER mrsync_ddl ON ddl_command_end
-	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE')
+	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA')
 	EXECUTE FUNCTION mrsync.ddl_end();
 ALTER EVENT TRIGGER mrsync_ddl ENABLE ALWAYS;
 CREATE FUNCTION mrsync.sql_drop() RETURNS event_trigger LANGUAGE c SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_sql_drop';
-COMMENT ON FUNCTION mrsync.sql_drop() IS 'Event trigger: a dropped table leaves replication';
+COMMENT ON FUNCTION mrsync.sql_drop() IS 'Event trigger: a dropped table leaves replication; a DROP that would make a replicated table unfit for replication is refused';
 CREATE EVENT TRIGGER mrsync_drop ON sql_drop EXECUTE FUNCTION mrsync.sql_drop();
 ALTER EVENT TRIGGER mrsync_drop ENABLE ALWAYS;
 
