@@ -232,7 +232,8 @@ CREATE FUNCTION mrsync.setting_entries(value text) RETURNS text[] LANGUAGE sql I
 	WHERE trim(both '" ' from entry) <> ''
 $$;
 
-CREATE FUNCTION mrsync.settings_check(OUT setting text, OUT required text, OUT actual text, OUT ok boolean, OUT line_to_add text)
+CREATE FUNCTION mrsync.settings_check(OUT setting text, OUT required text, OUT actual text, OUT ok boolean, OUT line_to_add text,
+	OUT set_in text, OUT change_takes text)
 RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	WITH used AS (
 		SELECT (SELECT count(*) FROM pg_replication_slots) AS slots,
@@ -240,35 +241,59 @@ RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp A
 				'autovacuum launcher', 'autovacuum worker', 'checkpointer', 'background writer', 'walwriter', 'archiver',
 				'startup', 'logger', 'walsummarizer', 'io worker', 'slotsync worker', 'standalone backend', 'parallel worker')) AS workers,
 			EXISTS (SELECT FROM mrsync.region WHERE is_local) AS is_region
-	), checks AS (
-		SELECT 1 AS position, 'shared_preload_libraries' AS setting, 'mrsync among the entries' AS required,
-			current_setting('shared_preload_libraries') AS actual, mrsync.preloaded() AS ok,
-			format('shared_preload_libraries = %L', array_to_string(array_remove(mrsync.setting_entries(current_setting('shared_preload_libraries')), 'mrsync') || '{mrsync}', ', ')) AS line_to_add
+	), checks AS ( -- entries: what a list holds now; value: what another setting should be
+		SELECT 1 AS position, 'shared_preload_libraries' AS name, 'mrsync among the entries' AS required, mrsync.preloaded() AS ok,
+			mrsync.setting_entries(current_setting('shared_preload_libraries')) AS entries, NULL AS value
 		UNION ALL
-		SELECT 2, 'wal_level', 'logical', current_setting('wal_level'), current_setting('wal_level') = 'logical', 'wal_level = logical'
+		SELECT 2, 'wal_level', 'logical', current_setting('wal_level') = 'logical', NULL, 'logical'
 		UNION ALL
-		SELECT 3, 'track_commit_timestamp', 'on', current_setting('track_commit_timestamp'),
-			current_setting('track_commit_timestamp')::boolean, 'track_commit_timestamp = on'
+		SELECT 3, 'track_commit_timestamp', 'on', current_setting('track_commit_timestamp')::boolean, NULL, 'on'
 		UNION ALL
-		SELECT 4, 'output_plugin_libraries', 'mrsync among the entries', s.setting,
-			'mrsync' = ANY (ARRAY(SELECT trim(entry) FROM string_to_table(s.setting, ',') entry)),
-			format('output_plugin_libraries = %L', array_to_string(array_remove(mrsync.setting_entries(s.setting), 'mrsync') || '{mrsync}', ', '))
+		SELECT 4, 'output_plugin_libraries', 'mrsync among the entries',
+			'mrsync' = ANY (ARRAY(SELECT trim(entry) FROM string_to_table(s.setting, ',') entry)), mrsync.setting_entries(s.setting), NULL
 		FROM pg_settings s WHERE s.name = 'output_plugin_libraries'
 		UNION ALL
-		SELECT 5, 'max_replication_slots', format('one place besides the %s in use', slots), current_setting('max_replication_slots'),
-			is_region OR current_setting('max_replication_slots')::integer > slots,
-			format('max_replication_slots = %s', greatest(10, slots + 10))
+		SELECT 5, 'max_replication_slots', format('one place besides the %s in use', slots),
+			is_region OR current_setting('max_replication_slots')::integer > slots, NULL, greatest(10, slots + 10)::text
 		FROM used
 		UNION ALL
 		SELECT 6, 'max_worker_processes', format('three places (coordinator, extractor, first link) besides the %s in use; one more per link', workers),
-			current_setting('max_worker_processes'),
-			is_region OR current_setting('max_worker_processes')::integer >= workers + 3,
-			format('max_worker_processes = %s', greatest(16, workers + 16))
+			is_region OR current_setting('max_worker_processes')::integer >= workers + 3, NULL, greatest(16, workers + 16)::text
 		FROM used
+	), lists AS (
+		SELECT *, array_remove(entries, 'mrsync') || '{mrsync}' AS wanted FROM checks
 	)
-	SELECT setting, required, actual, ok, CASE WHEN NOT ok THEN line_to_add END FROM checks ORDER BY position
+	SELECT l.name, l.required, current_setting(l.name), l.ok,
+		CASE
+			WHEN l.ok THEN NULL
+			WHEN s.sourcefile LIKE '%/postgresql.auto.conf' THEN -- where each entry of a list is a name of its own
+				format('ALTER SYSTEM SET %s = %s;', l.name, coalesce(l.value, (SELECT string_agg(quote_ident(entry), ', ' ORDER BY n)
+					FROM unnest(l.wanted) WITH ORDINALITY w (entry, n))))
+			ELSE format('%s = %s', l.name, coalesce(l.value, quote_literal(array_to_string(l.wanted, ', '))))
+		END,
+		coalesce(s.sourcefile, s.source), CASE s.context WHEN 'postmaster' THEN 'restart' ELSE 'reload' END
+	FROM lists l LEFT JOIN pg_settings s ON s.name = l.name ORDER BY l.position
 $$;
-COMMENT ON FUNCTION mrsync.settings_check() IS 'The server settings that a region depends on: what each must be, what it is, and for those that are not ok the line for postgresql.conf. All but output_plugin_libraries (a reload is enough) need a restart. Example: SELECT * FROM mrsync.settings_check();';
+COMMENT ON FUNCTION mrsync.settings_check() IS 'The server settings that a region depends on: what each must be and what it is. line_to_add, for those that are not ok: the line for the configuration file, or the ALTER SYSTEM that corrects an earlier one. set_in: the file that the value is from (superusers; others see the kind of source). change_takes: restart or reload. Example: SELECT * FROM mrsync.settings_check();';
+
+CREATE FUNCTION mrsync.settings_advice(OUT missing text, OUT advice text) RETURNS record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH wrong AS (
+		SELECT setting || ' is ' || coalesce(nullif(actual, ''), 'empty') || ', required: ' || required || '.' AS what, line_to_add, change_takes,
+			CASE
+				WHEN set_in LIKE '%/postgresql.auto.conf' THEN 'Run, since the value is in ' || set_in || ', which goes before postgresql.conf:'
+				WHEN set_in IN ('default', 'configuration file') OR set_in LIKE '%/postgresql.conf' THEN 'Put into postgresql.conf:'
+				WHEN set_in LIKE '/%' THEN 'Put into ' || set_in || ', which has the value now:'
+				ELSE 'Change it where it is set now (' || set_in || '), which goes before any file:'
+			END AS place
+		FROM mrsync.settings_check() WHERE NOT ok
+	)
+	SELECT string_agg(what, E'\n'),
+		(SELECT string_agg(lines, E'\n' ORDER BY lines) FROM (SELECT place || E'\n' || string_agg(line_to_add, E'\n') FROM wrong GROUP BY place) p (lines)) ||
+		E'\n' || CASE WHEN bool_or(change_takes = 'restart') THEN 'Then restart the server.' ELSE 'Then: SELECT pg_reload_conf();' END
+	FROM wrong
+$$;
+COMMENT ON FUNCTION mrsync.settings_advice() IS 'What settings_check() finds missing and what to do about it, as the texts of an error; NULL when nothing is missing. Used by CREATE EXTENSION and region_init()';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Regions
@@ -455,7 +480,7 @@ GRANT USAGE ON SCHEMA mrsync TO PUBLIC;
 GRANT SELECT ON mrsync.region, mrsync.replicated_table, mrsync.replication_link, mrsync.link_position,
 	mrsync.extractor_position, mrsync.control_position, mrsync.heartbeat, mrsync.acknowledgement, mrsync.applied_event,
 	mrsync.worker_status, mrsync.link_status TO PUBLIC;
-REVOKE ALL ON FUNCTION mrsync.settings_check(), mrsync.region_init(text, text, text), mrsync.region_connect(text, text),
+REVOKE ALL ON FUNCTION mrsync.settings_check(), mrsync.settings_advice(), mrsync.region_init(text, text, text), mrsync.region_connect(text, text),
 	mrsync.region_leave(), mrsync.tombstone_delete(), mrsync.tombstone_row(), mrsync.tombstone_truncate(), mrsync.ddl_end(),
 	mrsync.sql_drop(), mrsync.link_create(text, text), mrsync.link_pause(uuid), mrsync.link_resume(uuid),
 	mrsync.link_remove(uuid, boolean), mrsync.apply_error_retry(bigint), mrsync.apply_error_discard(bigint) FROM PUBLIC;
@@ -465,15 +490,12 @@ REVOKE ALL ON FUNCTION mrsync.settings_check(), mrsync.region_init(text, text, t
 -- ---------------------------------------------------------------------------------------------------------------------
 DO $$
 DECLARE
-	missing text;
-	lines text;
+	settings record;
 BEGIN
-	SELECT string_agg(setting || ' is "' || coalesce(actual, '') || '", required: ' || required || '.', E'\n'),
-		string_agg(line_to_add, E'\n')
-	INTO missing, lines FROM mrsync.settings_check() WHERE NOT ok;
-	IF missing IS NOT NULL THEN
+	SELECT * INTO settings FROM mrsync.settings_advice();
+	IF settings.missing IS NOT NULL THEN
 		RAISE WARNING 'this server''s settings do not allow an mrsync region yet'
-			USING DETAIL = missing, HINT = E'Put into postgresql.conf, then restart the server:\n' || lines;
+			USING DETAIL = settings.missing, HINT = settings.advice;
 	END IF;
 END
 $$;

@@ -87,5 +87,31 @@ for my $worker (sort keys %row)
 	is($lab->sql('us', "SELECT name || ' = ' || value FROM seen WHERE worker = '$worker' ORDER BY name COLLATE \"C\", value"),
 		join("\n", map { "$_ = $expected{$_}" } sort keys %expected), "the $worker has its own");
 }
+
+# ---- what is missing, and where it has to be put
+
+SKIP:
+{
+	skip 'this server does not restrict output plugins', 6 unless $lab->sql('us', "SELECT count(*) FROM pg_settings WHERE name = 'output_plugin_libraries'");
+	my $broker = $lab->broker;
+	my $init = "SELECT mrsync.region_init('another', '$broker')";
+	$lab->sql('us', 'CREATE DATABASE another');
+	# the trap: quotes make one name of the list, in a file that goes before postgresql.conf
+	my $reloaded = sub { $lab->sql('us', 'SELECT pg_reload_conf()'); $lab->wait_for('us', "SELECT ok FROM mrsync.settings_check() WHERE setting = 'output_plugin_libraries'", $_[0]) };
+	$lab->sql('us', "ALTER SYSTEM SET output_plugin_libraries = 'pgoutput, test_decoding, mrsync'");
+	$reloaded->('f');
+	my ($code, undef, $warning) = $lab->sql_try('us', 'CREATE EXTENSION mrsync', db => 'another');
+	is($code, 0, 'the extension can be created');
+	like($warning, qr/WARNING.*^DETAIL:  output_plugin_libraries is "pgoutput, test_decoding, mrsync", required:/ms, 'and what is missing is said');
+	my ($advice) = ($lab->sql_try('us', $init, db => 'another'))[2] =~ /ERROR:  55000: .*^HINT:  (.*?)\nLOCATION/ms;
+	like($advice, qr/\ARun, since the value is in \S+\/postgresql\.auto\.conf, which goes before postgresql\.conf:\nALTER SYSTEM SET .*;\nThen: SELECT pg_reload_conf\(\);\z/, 'region_init refuses, and says which file has the value, and that a reload is enough');
+	$lab->sql('us', "$1;") while $advice =~ /^(ALTER SYSTEM .*);$/mg;
+	$reloaded->('t');
+	is($lab->sql('us', 'SHOW output_plugin_libraries'), 'pgoutput, test_decoding, mrsync', 'what it advises mends it');
+	like($lab->sql('us', "SELECT set_in || ' ' || change_takes FROM mrsync.settings_check() WHERE setting = 'output_plugin_libraries'"), qr/postgresql\.auto\.conf reload$/, 'settings_check shows the file');
+	$lab->sql('us', $init, db => 'another');
+	pass('and the region can be made');
+	$lab->sql('us', 'SELECT mrsync.region_leave()', db => 'another');
+}
 is(log_trouble($lab, $_), '', "nothing internal in the log of $_") for $lab->regions;
 done_testing;
