@@ -14,6 +14,10 @@ CREATE TYPE mrsync.hlc (
 	INTERNALLENGTH = 8, PASSEDBYVALUE, ALIGNMENT = double, STORAGE = plain, CATEGORY = 'D'
 );
 COMMENT ON TYPE mrsync.hlc IS 'Hybrid logical timestamp: microseconds since 2000-01-01 UTC, as timestamptz counts them; written like 2026-11-23 08:11:00.123456Z';
+COMMENT ON FUNCTION mrsync.hlc_in(cstring) IS 'Reads a stamp: 2026-11-23 08:11:00.123456Z, with T instead of the space, with fewer digits, or an integer of microseconds since 2000-01-01 UTC. Error: 22P02. Example: SELECT ''2026-11-23 08:11:00Z''::mrsync.hlc;';
+COMMENT ON FUNCTION mrsync.hlc_out(mrsync.hlc) IS 'Writes a stamp: 2026-11-23 08:11:00.123456Z';
+COMMENT ON FUNCTION mrsync.hlc_recv(internal) IS 'Reads a stamp in binary form: 64 bits, microseconds since 2000-01-01 UTC';
+COMMENT ON FUNCTION mrsync.hlc_send(mrsync.hlc) IS 'Writes a stamp in binary form: 64 bits, microseconds since 2000-01-01 UTC';
 
 CREATE FUNCTION mrsync.hlc_lt(mrsync.hlc, mrsync.hlc) RETURNS boolean LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'int8lt';
 CREATE FUNCTION mrsync.hlc_le(mrsync.hlc, mrsync.hlc) RETURNS boolean LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE LEAKPROOF AS 'int8le';
@@ -26,6 +30,17 @@ CREATE FUNCTION mrsync.hlc_hash(mrsync.hlc) RETURNS integer LANGUAGE internal IM
 CREATE FUNCTION mrsync.hlc_hash_extended(mrsync.hlc, bigint) RETURNS bigint LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'hashint8extended';
 CREATE FUNCTION mrsync.hlc_larger(mrsync.hlc, mrsync.hlc) RETURNS mrsync.hlc LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'int8larger';
 CREATE FUNCTION mrsync.hlc_smaller(mrsync.hlc, mrsync.hlc) RETURNS mrsync.hlc LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'int8smaller';
+COMMENT ON FUNCTION mrsync.hlc_lt(mrsync.hlc, mrsync.hlc) IS 'Operator: the first stamp is below the second';
+COMMENT ON FUNCTION mrsync.hlc_le(mrsync.hlc, mrsync.hlc) IS 'Operator: the first stamp is below or equal to the second';
+COMMENT ON FUNCTION mrsync.hlc_eq(mrsync.hlc, mrsync.hlc) IS 'Operator: the first stamp is equal to the second';
+COMMENT ON FUNCTION mrsync.hlc_ne(mrsync.hlc, mrsync.hlc) IS 'Operator: the first stamp is different from the second';
+COMMENT ON FUNCTION mrsync.hlc_ge(mrsync.hlc, mrsync.hlc) IS 'Operator: the first stamp is above or equal to the second';
+COMMENT ON FUNCTION mrsync.hlc_gt(mrsync.hlc, mrsync.hlc) IS 'Operator: the first stamp is above the second';
+COMMENT ON FUNCTION mrsync.hlc_cmp(mrsync.hlc, mrsync.hlc) IS 'B-tree order of stamps: -1, 0 or 1';
+COMMENT ON FUNCTION mrsync.hlc_hash(mrsync.hlc) IS 'Hash of a stamp';
+COMMENT ON FUNCTION mrsync.hlc_hash_extended(mrsync.hlc, bigint) IS 'Hash of a stamp, 64 bits with a seed';
+COMMENT ON FUNCTION mrsync.hlc_larger(mrsync.hlc, mrsync.hlc) IS 'The higher of two stamps; makes max()';
+COMMENT ON FUNCTION mrsync.hlc_smaller(mrsync.hlc, mrsync.hlc) IS 'The lower of two stamps; makes min()';
 
 CREATE OPERATOR mrsync.< (LEFTARG = mrsync.hlc, RIGHTARG = mrsync.hlc, FUNCTION = mrsync.hlc_lt, COMMUTATOR = OPERATOR(mrsync.>), NEGATOR = OPERATOR(mrsync.>=), RESTRICT = scalarltsel, JOIN = scalarltjoinsel);
 CREATE OPERATOR mrsync.<= (LEFTARG = mrsync.hlc, RIGHTARG = mrsync.hlc, FUNCTION = mrsync.hlc_le, COMMUTATOR = OPERATOR(mrsync.>=), NEGATOR = OPERATOR(mrsync.>), RESTRICT = scalarlesel, JOIN = scalarlejoinsel);
@@ -41,6 +56,8 @@ CREATE OPERATOR CLASS mrsync.hlc_ops DEFAULT FOR TYPE mrsync.hlc USING hash AS
 	OPERATOR 1 mrsync.=, FUNCTION 1 mrsync.hlc_hash(mrsync.hlc), FUNCTION 2 mrsync.hlc_hash_extended(mrsync.hlc, bigint);
 CREATE AGGREGATE mrsync.max(mrsync.hlc) (SFUNC = mrsync.hlc_larger, STYPE = mrsync.hlc, SORTOP = OPERATOR(mrsync.>), COMBINEFUNC = mrsync.hlc_larger, PARALLEL = SAFE);
 CREATE AGGREGATE mrsync.min(mrsync.hlc) (SFUNC = mrsync.hlc_smaller, STYPE = mrsync.hlc, SORTOP = OPERATOR(mrsync.<), COMBINEFUNC = mrsync.hlc_smaller, PARALLEL = SAFE);
+COMMENT ON AGGREGATE mrsync.max(mrsync.hlc) IS 'The highest stamp; NULL of no rows. Example: SELECT mrsync.max(hlc) FROM mrsync.applied_event;';
+COMMENT ON AGGREGATE mrsync.min(mrsync.hlc) IS 'The lowest stamp; NULL of no rows. Example: SELECT mrsync.min(hlc) FROM mrsync.apply_error;';
 
 CREATE CAST (mrsync.hlc AS bigint) WITHOUT FUNCTION;
 CREATE CAST (bigint AS mrsync.hlc) WITHOUT FUNCTION;
@@ -62,20 +79,30 @@ CREATE TABLE mrsync.region (
 	is_local boolean NOT NULL,
 	replication_group text NOT NULL,
 	kafka_brokers text NOT NULL,
-	link_origin oid,    -- replication origin under which its rows are written here (appliers)
+	link_origin oid,
 	added_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE UNIQUE INDEX region_local ON mrsync.region (is_local) WHERE is_local;
 COMMENT ON TABLE mrsync.region IS 'This region and the peers it knows, one row each';
+COMMENT ON COLUMN mrsync.region.region_id IS 'Its name, part of the names of its topics';
+COMMENT ON COLUMN mrsync.region.is_local IS 'Whether it is this database';
+COMMENT ON COLUMN mrsync.region.replication_group IS 'The group of regions that replicate among themselves; the same in all rows';
+COMMENT ON COLUMN mrsync.region.kafka_brokers IS 'The brokers that hold its topics: host:port, separated by commas';
+COMMENT ON COLUMN mrsync.region.link_origin IS 'The replication origin (pg_replication_origin.roident) under which its rows are written here; NULL for this region';
+COMMENT ON COLUMN mrsync.region.added_at IS 'When it became known here';
 
 -- Read by the output plugin under a historic snapshot, hence a user catalog table.
 CREATE TABLE mrsync.replicated_table (
 	relation regclass PRIMARY KEY,
 	strategy text NOT NULL DEFAULT 'last_writer_wins',
-	former_replica_identity "char" NOT NULL,  -- given back by table_remove
+	former_replica_identity "char" NOT NULL,
 	added_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (user_catalog_table = true);
 COMMENT ON TABLE mrsync.replicated_table IS 'The tables that are replicated; a partitioned table stands for all its partitions';
+COMMENT ON COLUMN mrsync.replicated_table.relation IS 'The table; its partitions are not listed';
+COMMENT ON COLUMN mrsync.replicated_table.strategy IS 'Who wins a conflict: last_writer_wins, the only one for now';
+COMMENT ON COLUMN mrsync.replicated_table.former_replica_identity IS 'What REPLICA IDENTITY was before table_add, as in pg_class.relreplident: d default, n nothing, f full, i an index';
+COMMENT ON COLUMN mrsync.replicated_table.added_at IS 'When it was added here';
 
 CREATE TABLE mrsync.replication_link (
 	link_id uuid PRIMARY KEY,
@@ -89,8 +116,13 @@ CREATE TABLE mrsync.replication_link (
 	CHECK (source_region <> target_region)
 );
 COMMENT ON TABLE mrsync.replication_link IS 'Directed links between regions, as this region knows them';
+COMMENT ON COLUMN mrsync.replication_link.link_id IS 'Made from the group and both names, so the same in both regions';
+COMMENT ON COLUMN mrsync.replication_link.source_region IS 'Whose events travel';
+COMMENT ON COLUMN mrsync.replication_link.target_region IS 'Where they are applied; the link acts there';
+COMMENT ON COLUMN mrsync.replication_link.status IS 'active; paused by link_pause(); degraded: events are parked, or the applier keeps failing; decommissioned is reserved';
 COMMENT ON COLUMN mrsync.replication_link.last_acked_event_id IS 'The newest event of the source that the target has applied and acknowledged';
 COMMENT ON COLUMN mrsync.replication_link.lag_ms IS 'Milliseconds since the commit of the oldest event of the source that the target has not acknowledged; 0 when there is none; NULL before the first measurement';
+COMMENT ON COLUMN mrsync.replication_link.updated_at IS 'When this row was last changed';
 
 -- One row per source region; written by its applier in the very transaction that applies (I7).
 CREATE TABLE mrsync.link_position (
@@ -99,12 +131,21 @@ CREATE TABLE mrsync.link_position (
 	next_offset bigint NOT NULL,
 	incarnation bigint NOT NULL,
 	sequence bigint NOT NULL,
-	hlc mrsync.hlc NOT NULL,       -- the highest up to this position
-	event_id uuid,                 -- the last one applied
-	committed_at timestamptz,      -- of that event, at its source
+	hlc mrsync.hlc NOT NULL,
+	event_id uuid,
+	committed_at timestamptz,
 	applied_at timestamptz NOT NULL
 ) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 1000);
 COMMENT ON TABLE mrsync.link_position IS 'Where each incoming link goes on reading; part of the transaction that applied up to there';
+COMMENT ON COLUMN mrsync.link_position.source_region IS 'The link''s source';
+COMMENT ON COLUMN mrsync.link_position.topic IS 'The source''s data topic';
+COMMENT ON COLUMN mrsync.link_position.next_offset IS 'Offset in the topic of the record to be read next';
+COMMENT ON COLUMN mrsync.link_position.incarnation IS 'Which start of the source''s extractor sent the last transaction applied; what an earlier one sends late is dropped';
+COMMENT ON COLUMN mrsync.link_position.sequence IS 'Of the last transaction applied, its place in the source''s order of commits: (timeline << 48) | LSN of the commit';
+COMMENT ON COLUMN mrsync.link_position.hlc IS 'The highest stamp applied up to this position';
+COMMENT ON COLUMN mrsync.link_position.event_id IS 'The last event applied';
+COMMENT ON COLUMN mrsync.link_position.committed_at IS 'When it was committed, by the source''s clock';
+COMMENT ON COLUMN mrsync.link_position.applied_at IS 'When it was applied, by this server''s clock';
 
 -- How far this region's own topics are known to be written, and what it had applied of others by then.
 CREATE TABLE mrsync.extractor_position (
@@ -115,12 +156,18 @@ CREATE TABLE mrsync.extractor_position (
 	seen text NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE mrsync.extractor_position IS 'How far this region''s topic is acknowledged by the broker, and what the region had applied of others by then';
+COMMENT ON COLUMN mrsync.extractor_position.one IS 'There is one row';
+COMMENT ON COLUMN mrsync.extractor_position.incarnation IS 'Counts the starts of the extractor, from the time (seconds since 1970) at which the region was made';
+COMMENT ON COLUMN mrsync.extractor_position.sequence IS 'Of the newest transaction acknowledged: (timeline << 48) | LSN of the commit';
+COMMENT ON COLUMN mrsync.extractor_position.seen IS 'How far the other regions had been applied here at that point of the WAL, as JSON: {region: {sequence, hlc}}';
 
 CREATE TABLE mrsync.control_position (
 	region_id text COLLATE "C" PRIMARY KEY REFERENCES mrsync.region,
 	next_offset bigint NOT NULL
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE mrsync.control_position IS 'Where this region goes on reading the control topic of each peer';
+COMMENT ON COLUMN mrsync.control_position.region_id IS 'The peer';
+COMMENT ON COLUMN mrsync.control_position.next_offset IS 'Offset in its control topic of the record to be read next';
 
 -- Rows that travel on the control topic: each is written by the region it names, and only that region's are sent.
 CREATE TABLE mrsync.heartbeat (
@@ -130,11 +177,15 @@ CREATE TABLE mrsync.heartbeat (
 	sent_at timestamptz NOT NULL
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE mrsync.heartbeat IS 'The last sign of life of each region, with the sequence of its newest transaction';
+COMMENT ON COLUMN mrsync.heartbeat.region_id IS 'Whose sign of life';
+COMMENT ON COLUMN mrsync.heartbeat.hlc IS 'Stamp of this row by that region''s clock; of two rows the higher one counts';
+COMMENT ON COLUMN mrsync.heartbeat.sequence IS 'Of that region''s newest transaction: (timeline << 48) | LSN of the commit';
+COMMENT ON COLUMN mrsync.heartbeat.sent_at IS 'When it was sent, by that region''s clock';
 
 CREATE TABLE mrsync.acknowledgement (
-	region_id text COLLATE "C" NOT NULL,      -- who acknowledges
-	source_region text COLLATE "C" NOT NULL,  -- whose events
-	hlc mrsync.hlc NOT NULL,                  -- of this row, by the clock of region_id
+	region_id text COLLATE "C" NOT NULL,
+	source_region text COLLATE "C" NOT NULL,
+	hlc mrsync.hlc NOT NULL,
 	sequence bigint NOT NULL,
 	event_id uuid,
 	committed_at timestamptz,
@@ -142,6 +193,13 @@ CREATE TABLE mrsync.acknowledgement (
 	PRIMARY KEY (region_id, source_region)
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE mrsync.acknowledgement IS 'How far each region has applied each other one';
+COMMENT ON COLUMN mrsync.acknowledgement.region_id IS 'Who acknowledges';
+COMMENT ON COLUMN mrsync.acknowledgement.source_region IS 'Whose events';
+COMMENT ON COLUMN mrsync.acknowledgement.hlc IS 'Stamp of this row by the clock of region_id; of two rows the higher one counts';
+COMMENT ON COLUMN mrsync.acknowledgement.sequence IS 'Of the last transaction of source_region that region_id has applied: (timeline << 48) | LSN of the commit';
+COMMENT ON COLUMN mrsync.acknowledgement.event_id IS 'The last event of that transaction';
+COMMENT ON COLUMN mrsync.acknowledgement.committed_at IS 'When that transaction was committed, by the clock of source_region';
+COMMENT ON COLUMN mrsync.acknowledgement.lag_ms IS 'Milliseconds from then until this acknowledgement; 0 when nothing was left to apply';
 
 CREATE TABLE mrsync.applied_event (
 	event_id uuid NOT NULL,
@@ -157,6 +215,13 @@ CREATE TABLE mrsync.applied_event (
 CREATE INDEX applied_event_version ON mrsync.applied_event (region_id, hlc);
 CREATE TABLE mrsync.applied_event_default PARTITION OF mrsync.applied_event DEFAULT;
 COMMENT ON TABLE mrsync.applied_event IS 'Dedup: one record per applied transaction, for its range of event ids. Partitioned by event_id, which is ordered by time';
+COMMENT ON COLUMN mrsync.applied_event.event_id IS 'The first event of the transaction';
+COMMENT ON COLUMN mrsync.applied_event.last_event_id IS 'Its last event';
+COMMENT ON COLUMN mrsync.applied_event.region_id IS 'Where the transaction was committed';
+COMMENT ON COLUMN mrsync.applied_event.sequence IS 'Its place in that region''s order of commits: (timeline << 48) | LSN of the commit';
+COMMENT ON COLUMN mrsync.applied_event.hlc IS 'Its stamp';
+COMMENT ON COLUMN mrsync.applied_event.seen IS 'How far its region had applied the others when it committed, as JSON; tells conflicts from later writes';
+COMMENT ON COLUMN mrsync.applied_event.applied_at IS 'When it was applied, by this server''s clock';
 
 -- A row's version is that of its own xmin; relation 0-key (key_hash NULL) is a truncation.
 CREATE TABLE mrsync.tombstone (
@@ -166,12 +231,17 @@ CREATE TABLE mrsync.tombstone (
 );
 CREATE INDEX tombstone_key ON mrsync.tombstone (relation, key_hash);
 COMMENT ON TABLE mrsync.tombstone IS 'Deleted keys, so that an older event that arrives late does not bring the row back. The version of a tombstone is that of the transaction that wrote it';
+COMMENT ON COLUMN mrsync.tombstone.relation IS 'OID of the replicated table; of a partition where that alone was truncated';
+COMMENT ON COLUMN mrsync.tombstone.key_hash IS 'Hash of the deleted key, by its types'' own equality; NULL: a TRUNCATE, which stands for all keys';
+COMMENT ON COLUMN mrsync.tombstone.row_pk IS 'The deleted key as JSON, values as text; NULL: a TRUNCATE';
 
 CREATE TABLE mrsync.hlc_override (
 	xid xid8 PRIMARY KEY,
 	hlc mrsync.hlc NOT NULL
 ) WITH (user_catalog_table = true);
 COMMENT ON TABLE mrsync.hlc_override IS 'The stamp of transactions whose commit timestamp does not say it (clock behind, or a foreign replication origin)';
+COMMENT ON COLUMN mrsync.hlc_override.xid IS 'The transaction; its subtransactions have rows of their own';
+COMMENT ON COLUMN mrsync.hlc_override.hlc IS 'Its stamp';
 
 CREATE TABLE mrsync.apply_error (
 	error_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -207,6 +277,21 @@ CREATE INDEX apply_error_source ON mrsync.apply_error (source_region);
 CREATE INDEX apply_error_due ON mrsync.apply_error (source_region, retry_at, error_id) WHERE waits_for IS NULL;
 CREATE INDEX apply_error_waiting ON mrsync.apply_error (waits_for) WHERE waits_for IS NOT NULL;
 COMMENT ON TABLE mrsync.apply_error IS 'Parked events: what could not be applied here, and why. Tried again by itself, and by apply_error_retry(); a row goes when its event is applied';
+COMMENT ON COLUMN mrsync.apply_error.error_id IS 'Its number, for apply_error_retry() and apply_error_discard()';
+COMMENT ON COLUMN mrsync.apply_error.source_region IS 'Whose event it is';
+COMMENT ON COLUMN mrsync.apply_error.event_id IS 'Id of the event';
+COMMENT ON COLUMN mrsync.apply_error.table_name IS 'The table as the event names it, with its schema';
+COMMENT ON COLUMN mrsync.apply_error.row_pk IS 'The row''s key, values as text; NULL: a TRUNCATE';
+COMMENT ON COLUMN mrsync.apply_error.operation IS 'INSERT, UPDATE, DELETE or TRUNCATE';
+COMMENT ON COLUMN mrsync.apply_error.hlc IS 'The event''s stamp; that of its transaction';
+COMMENT ON COLUMN mrsync.apply_error.event IS 'The whole event as JSON';
+COMMENT ON COLUMN mrsync.apply_error.sqlstate IS 'Of the last attempt: why it failed, as a code of five characters';
+COMMENT ON COLUMN mrsync.apply_error.message IS 'Of the last attempt: why it failed';
+COMMENT ON COLUMN mrsync.apply_error.detail IS 'Of the last attempt; NULL: none';
+COMMENT ON COLUMN mrsync.apply_error.hint IS 'Of the last attempt: what to do; NULL: none';
+COMMENT ON COLUMN mrsync.apply_error.attempts IS 'How often it was tried, the first time included';
+COMMENT ON COLUMN mrsync.apply_error.first_failed_at IS 'When it was parked, by this server''s clock';
+COMMENT ON COLUMN mrsync.apply_error.last_failed_at IS 'When it was tried last, by this server''s clock';
 COMMENT ON COLUMN mrsync.apply_error.waits_for IS 'The earlier event of the same transaction and row that has to be applied first; NULL: none';
 COMMENT ON COLUMN mrsync.apply_error.retry_at IS 'When it is tried again, if it waits for no other';
 
@@ -232,23 +317,39 @@ CREATE TABLE mrsync.conflict_log (
 CREATE INDEX conflict_log_table ON mrsync.conflict_log (table_name, resolved_at);
 CREATE INDEX conflict_log_time ON mrsync.conflict_log (resolved_at);
 COMMENT ON TABLE mrsync.conflict_log IS 'Concurrent changes of one row that met here. Side b is the one with the higher (hlc, region), side a the other; there is no side a where an UPDATE or DELETE met neither a row nor the memory of one';
+COMMENT ON COLUMN mrsync.conflict_log.conflict_id IS 'Made from table, key and both versions, so the same in every region that met this conflict';
+COMMENT ON COLUMN mrsync.conflict_log.conflict_type IS 'What came and what it found: insert_exists, update_origin_differs, delete_origin_differs, update_deleted, delete_missing or update_missing';
+COMMENT ON COLUMN mrsync.conflict_log.table_name IS 'The table, with its schema';
+COMMENT ON COLUMN mrsync.conflict_log.row_pk IS 'The row''s key, values as text';
 COMMENT ON COLUMN mrsync.conflict_log.event_id_a IS 'NULL where this region cannot know it (a version found as a row)';
+COMMENT ON COLUMN mrsync.conflict_log.event_id_b IS 'NULL where this region cannot know it (a version found as a row)';
+COMMENT ON COLUMN mrsync.conflict_log.region_a IS 'Where side a was written; NULL: there is no side a';
+COMMENT ON COLUMN mrsync.conflict_log.region_b IS 'Where side b was written';
+COMMENT ON COLUMN mrsync.conflict_log.hlc_a IS 'Stamp of side a; NULL: there is no side a';
+COMMENT ON COLUMN mrsync.conflict_log.hlc_b IS 'Stamp of side b';
+COMMENT ON COLUMN mrsync.conflict_log.image_a IS 'The row as side a has it, values as text; NULL: deleted, or there is no side a';
+COMMENT ON COLUMN mrsync.conflict_log.image_b IS 'The row as side b has it, values as text; NULL: deleted';
 COMMENT ON COLUMN mrsync.conflict_log.result IS 'The row as it is after the resolution; NULL: no row';
+COMMENT ON COLUMN mrsync.conflict_log.resolution_strategy IS 'How it was decided: last_writer_wins';
+COMMENT ON COLUMN mrsync.conflict_log.winner_region IS 'Where the winning side was written; under last_writer_wins that is side b';
+COMMENT ON COLUMN mrsync.conflict_log.winner_event_id IS 'The winning event; NULL where this region cannot know it';
+COMMENT ON COLUMN mrsync.conflict_log.resolved_at IS 'When this region met and resolved it, by this server''s clock';
 
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Settings of the server
 -- ---------------------------------------------------------------------------------------------------------------------
 CREATE FUNCTION mrsync.preloaded() RETURNS boolean LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mrsync_preloaded';
-COMMENT ON FUNCTION mrsync.preloaded() IS 'Whether mrsync was loaded at server start (shared_preload_libraries), which regions need';
+COMMENT ON FUNCTION mrsync.preloaded() IS 'Whether mrsync was loaded at server start (shared_preload_libraries), which regions need. Example: SELECT mrsync.preloaded();';
 
--- Entries of a list setting, also of one that was stored as a single quoted name ("a, b") by mistake.
 CREATE FUNCTION mrsync.setting_entries(value text) RETURNS text[] LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT coalesce(array_agg(trim(both '" ' from entry)), '{}') FROM string_to_table(coalesce(value, ''), ',') entry
 	WHERE trim(both '" ' from entry) <> ''
 $$;
+COMMENT ON FUNCTION mrsync.setting_entries(text) IS 'The entries of a list setting, also of one that was stored as a single quoted name ("a, b") by mistake. Used by settings_check()';
 
-CREATE FUNCTION mrsync.settings_check(OUT setting text, OUT required text, OUT actual text, OUT ok boolean, OUT line_to_add text)
+CREATE FUNCTION mrsync.settings_check(OUT setting text, OUT required text, OUT actual text, OUT ok boolean, OUT line_to_add text,
+	OUT set_in text, OUT change_takes text)
 RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	WITH used AS (
 		SELECT (SELECT count(*) FROM pg_replication_slots) AS slots,
@@ -256,35 +357,59 @@ RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp A
 				'autovacuum launcher', 'autovacuum worker', 'checkpointer', 'background writer', 'walwriter', 'archiver',
 				'startup', 'logger', 'walsummarizer', 'io worker', 'slotsync worker', 'standalone backend', 'parallel worker')) AS workers,
 			EXISTS (SELECT FROM mrsync.region WHERE is_local) AS is_region
-	), checks AS (
-		SELECT 1 AS position, 'shared_preload_libraries' AS setting, 'mrsync among the entries' AS required,
-			current_setting('shared_preload_libraries') AS actual, mrsync.preloaded() AS ok,
-			format('shared_preload_libraries = %L', array_to_string(array_remove(mrsync.setting_entries(current_setting('shared_preload_libraries')), 'mrsync') || '{mrsync}', ', ')) AS line_to_add
+	), checks AS ( -- entries: what a list holds now; value: what another setting should be
+		SELECT 1 AS position, 'shared_preload_libraries' AS name, 'mrsync among the entries' AS required, mrsync.preloaded() AS ok,
+			mrsync.setting_entries(current_setting('shared_preload_libraries')) AS entries, NULL AS value
 		UNION ALL
-		SELECT 2, 'wal_level', 'logical', current_setting('wal_level'), current_setting('wal_level') = 'logical', 'wal_level = logical'
+		SELECT 2, 'wal_level', 'logical', current_setting('wal_level') = 'logical', NULL, 'logical'
 		UNION ALL
-		SELECT 3, 'track_commit_timestamp', 'on', current_setting('track_commit_timestamp'),
-			current_setting('track_commit_timestamp')::boolean, 'track_commit_timestamp = on'
+		SELECT 3, 'track_commit_timestamp', 'on', current_setting('track_commit_timestamp')::boolean, NULL, 'on'
 		UNION ALL
-		SELECT 4, 'output_plugin_libraries', 'mrsync among the entries', s.setting,
-			'mrsync' = ANY (ARRAY(SELECT trim(entry) FROM string_to_table(s.setting, ',') entry)),
-			format('output_plugin_libraries = %L', array_to_string(array_remove(mrsync.setting_entries(s.setting), 'mrsync') || '{mrsync}', ', '))
+		SELECT 4, 'output_plugin_libraries', 'mrsync among the entries',
+			'mrsync' = ANY (ARRAY(SELECT trim(entry) FROM string_to_table(s.setting, ',') entry)), mrsync.setting_entries(s.setting), NULL
 		FROM pg_settings s WHERE s.name = 'output_plugin_libraries'
 		UNION ALL
-		SELECT 5, 'max_replication_slots', format('one place besides the %s in use', slots), current_setting('max_replication_slots'),
-			is_region OR current_setting('max_replication_slots')::integer > slots,
-			format('max_replication_slots = %s', greatest(10, slots + 10))
+		SELECT 5, 'max_replication_slots', format('one place besides the %s in use', slots),
+			is_region OR current_setting('max_replication_slots')::integer > slots, NULL, greatest(10, slots + 10)::text
 		FROM used
 		UNION ALL
 		SELECT 6, 'max_worker_processes', format('three places (coordinator, extractor, first link) besides the %s in use; one more per link', workers),
-			current_setting('max_worker_processes'),
-			is_region OR current_setting('max_worker_processes')::integer >= workers + 3,
-			format('max_worker_processes = %s', greatest(16, workers + 16))
+			is_region OR current_setting('max_worker_processes')::integer >= workers + 3, NULL, greatest(16, workers + 16)::text
 		FROM used
+	), lists AS (
+		SELECT *, array_remove(entries, 'mrsync') || '{mrsync}' AS wanted FROM checks
 	)
-	SELECT setting, required, actual, ok, CASE WHEN NOT ok THEN line_to_add END FROM checks ORDER BY position
+	SELECT l.name, l.required, current_setting(l.name), l.ok,
+		CASE
+			WHEN l.ok THEN NULL
+			WHEN s.sourcefile LIKE '%/postgresql.auto.conf' THEN -- where each entry of a list is a name of its own
+				format('ALTER SYSTEM SET %s = %s;', l.name, coalesce(l.value, (SELECT string_agg(quote_ident(entry), ', ' ORDER BY n)
+					FROM unnest(l.wanted) WITH ORDINALITY w (entry, n))))
+			ELSE format('%s = %s', l.name, coalesce(l.value, quote_literal(array_to_string(l.wanted, ', '))))
+		END,
+		coalesce(s.sourcefile, s.source), CASE s.context WHEN 'postmaster' THEN 'restart' ELSE 'reload' END
+	FROM lists l LEFT JOIN pg_settings s ON s.name = l.name ORDER BY l.position
 $$;
-COMMENT ON FUNCTION mrsync.settings_check() IS 'The server settings that a region depends on: what each must be, what it is, and for those that are not ok the line for postgresql.conf. All but output_plugin_libraries (a reload is enough) need a restart. Example: SELECT * FROM mrsync.settings_check();';
+COMMENT ON FUNCTION mrsync.settings_check() IS 'The server settings that a region depends on: what each must be and what it is. line_to_add, for those that are not ok: the line for the configuration file, or the ALTER SYSTEM that corrects an earlier one. set_in: the file that the value is from (superusers; others see the kind of source). change_takes: restart or reload. Example: SELECT * FROM mrsync.settings_check();';
+
+CREATE FUNCTION mrsync.settings_advice(OUT missing text, OUT advice text) RETURNS record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH wrong AS (
+		SELECT setting || ' is ' || coalesce(nullif(actual, ''), 'empty') || ', required: ' || required || '.' AS what, line_to_add, change_takes,
+			CASE
+				WHEN set_in LIKE '%/postgresql.auto.conf' THEN 'Run, since the value is in ' || set_in || ', which goes before postgresql.conf:'
+				WHEN set_in IN ('default', 'configuration file') OR set_in LIKE '%/postgresql.conf' THEN 'Put into postgresql.conf:'
+				WHEN set_in LIKE '/%' THEN 'Put into ' || set_in || ', which has the value now:'
+				ELSE 'Change it where it is set now (' || set_in || '), which goes before any file:'
+			END AS place
+		FROM mrsync.settings_check() WHERE NOT ok
+	)
+	SELECT string_agg(what, E'\n'),
+		(SELECT string_agg(lines, E'\n' ORDER BY lines) FROM (SELECT place || E'\n' || string_agg(line_to_add, E'\n') FROM wrong GROUP BY place) p (lines)) ||
+		E'\n' || CASE WHEN bool_or(change_takes = 'restart') THEN 'Then restart the server.' ELSE 'Then: SELECT pg_reload_conf();' END
+	FROM wrong
+$$;
+COMMENT ON FUNCTION mrsync.settings_advice() IS 'What settings_check() finds missing and what to do about it, as the texts of an error; NULL when nothing is missing. Used by CREATE EXTENSION and region_init()';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Regions
@@ -311,6 +436,9 @@ CREATE TABLE mrsync.former_identity (
 	index oid
 );
 COMMENT ON TABLE mrsync.former_identity IS 'The replica identity of replicated tables and their partitions before table_add, given back by table_remove';
+COMMENT ON COLUMN mrsync.former_identity.relation IS 'The table or partition';
+COMMENT ON COLUMN mrsync.former_identity.identity IS 'pg_class.relreplident as it was: d default, n nothing, f full, i an index';
+COMMENT ON COLUMN mrsync.former_identity.index IS 'That index; NULL: none';
 
 CREATE FUNCTION mrsync.table_add(relation regclass, strategy text DEFAULT 'last_writer_wins') RETURNS void
 LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_table_add';
@@ -334,11 +462,11 @@ COMMENT ON FUNCTION mrsync.tombstone_truncate() IS 'Trigger of replicated tables
 CREATE FUNCTION mrsync.ddl_end() RETURNS event_trigger LANGUAGE c SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_ddl_end';
 COMMENT ON FUNCTION mrsync.ddl_end() IS 'Event trigger: new partitions of replicated tables become replicated; a change that would make a replicated table unfit for replication is refused';
 CREATE EVENT TRIGGER mrsync_ddl ON ddl_command_end
-	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE')
+	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA')
 	EXECUTE FUNCTION mrsync.ddl_end();
 ALTER EVENT TRIGGER mrsync_ddl ENABLE ALWAYS;
 CREATE FUNCTION mrsync.sql_drop() RETURNS event_trigger LANGUAGE c SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_sql_drop';
-COMMENT ON FUNCTION mrsync.sql_drop() IS 'Event trigger: a dropped table leaves replication';
+COMMENT ON FUNCTION mrsync.sql_drop() IS 'Event trigger: a dropped table leaves replication; a DROP that would make a replicated table unfit for replication is refused';
 CREATE EVENT TRIGGER mrsync_drop ON sql_drop EXECUTE FUNCTION mrsync.sql_drop();
 ALTER EVENT TRIGGER mrsync_drop ENABLE ALWAYS;
 
@@ -387,11 +515,11 @@ CREATE FUNCTION mrsync.worker_stat(OUT kind text, OUT peer text, OUT pid integer
 	OUT progress_at timestamptz, OUT transactions bigint, OUT events bigint, OUT parked bigint, OUT caught_up boolean,
 	OUT last_error text, OUT last_error_at timestamptz)
 RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mrsync_worker_stat';
-COMMENT ON FUNCTION mrsync.worker_stat() IS 'The worker processes of this region, one row each, from shared memory; no row when the database is no region. peer: an applier''s source. sequence, hlc, committed_at: of the last transaction sent (extractor) or applied (applier); transactions, events, parked: since its start; restarts: in a row';
+COMMENT ON FUNCTION mrsync.worker_stat() IS 'The worker processes of this region, one row each, from shared memory; no row when the database is no region. peer: an applier''s source. sequence, hlc, committed_at: of the last transaction sent (extractor) or applied (applier); transactions, events, parked: since its start; restarts: in a row. Example: SELECT * FROM mrsync.worker_stat();';
 
 CREATE FUNCTION mrsync.peer_stat(OUT region_id text, OUT acked_sequence bigint, OUT head_sequence bigint, OUT heartbeat_at timestamptz)
 RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mrsync_peer_stat';
-COMMENT ON FUNCTION mrsync.peer_stat() IS 'What the peers told on their control topics, from shared memory. acked_sequence: how far they have applied this region; head_sequence: their own newest transaction; heartbeat_at: when they were last heard, by this server''s clock';
+COMMENT ON FUNCTION mrsync.peer_stat() IS 'What the peers told on their control topics, from shared memory. acked_sequence: how far they have applied this region; head_sequence: their own newest transaction; heartbeat_at: when they were last heard, by this server''s clock. Example: SELECT region_id, clock_timestamp() - heartbeat_at FROM mrsync.peer_stat();';
 
 CREATE VIEW mrsync.worker_status AS
 SELECT w.kind AS worker, w.peer AS source_region,
@@ -412,6 +540,19 @@ SELECT w.kind AS worker, w.peer AS source_region,
 FROM mrsync.worker_stat() w
 ORDER BY CASE w.kind WHEN 'coordinator' THEN 1 WHEN 'extractor' THEN 2 ELSE 3 END, w.peer;
 COMMENT ON VIEW mrsync.worker_status IS 'The worker processes of this region and how they are. up: for how long; last_progress: how long ago it sent or applied something; last_error may be of an earlier run';
+COMMENT ON COLUMN mrsync.worker_status.worker IS 'coordinator, extractor or applier';
+COMMENT ON COLUMN mrsync.worker_status.source_region IS 'Whose events an applier applies; NULL for the others';
+COMMENT ON COLUMN mrsync.worker_status.state IS 'running; catching up; paused; waiting: what for; stalled: for how long; down: why';
+COMMENT ON COLUMN mrsync.worker_status.pid IS 'Its process; NULL: it does not run';
+COMMENT ON COLUMN mrsync.worker_status.up IS 'How long it has been running';
+COMMENT ON COLUMN mrsync.worker_status.restarts IS 'How often it was started again, in a row';
+COMMENT ON COLUMN mrsync.worker_status.transactions IS 'Sent (extractor) or applied (applier) since its start';
+COMMENT ON COLUMN mrsync.worker_status.events IS 'Sent, those of the control topic included, or applied, since its start';
+COMMENT ON COLUMN mrsync.worker_status.parked IS 'Events that it has parked since its start';
+COMMENT ON COLUMN mrsync.worker_status.last_committed_at IS 'When the last transaction sent or applied was committed, by its source''s clock';
+COMMENT ON COLUMN mrsync.worker_status.last_progress IS 'How long ago it sent or applied something';
+COMMENT ON COLUMN mrsync.worker_status.last_error IS 'Why it ended last; may be of an earlier run';
+COMMENT ON COLUMN mrsync.worker_status.last_error_at IS 'When that was';
 
 CREATE VIEW mrsync.link_status AS
 SELECT l.link_id, l.source_region, l.target_region,
@@ -462,6 +603,17 @@ LEFT JOIN mrsync.acknowledgement a ON a.region_id = l.target_region AND a.source
 CROSS JOIN LATERAL (SELECT count(*) AS n FROM mrsync.apply_error e WHERE e.source_region = l.source_region) parked
 ORDER BY direction, l.source_region, l.target_region;
 COMMENT ON VIEW mrsync.link_status IS 'The links from and to this region at a glance. state: streaming (nothing left to do), catching up, paused, waiting: what for, stalled: for how long, down: why, degraded: why. lag: since the commit of the oldest event that the target has not applied. parked: events in apply_error (incoming links). applied_up_to: commit time, at its source, of the newest event that the target has applied';
+COMMENT ON COLUMN mrsync.link_status.link_id IS 'For link_pause(), link_resume() and link_remove()';
+COMMENT ON COLUMN mrsync.link_status.source_region IS 'Whose events travel';
+COMMENT ON COLUMN mrsync.link_status.target_region IS 'Where they are applied';
+COMMENT ON COLUMN mrsync.link_status.direction IS 'incoming: this region is the target; outgoing: it is the source';
+COMMENT ON COLUMN mrsync.link_status.status IS 'What the link is set to (active, paused), or degraded';
+COMMENT ON COLUMN mrsync.link_status.state IS 'What it is doing: streaming, catching up, paused, waiting: what for, stalled: for how long, down: why, degraded: why';
+COMMENT ON COLUMN mrsync.link_status.lag IS 'Time since the commit of the oldest event that the target has not applied; 0 when there is none; NULL before the first measurement';
+COMMENT ON COLUMN mrsync.link_status.parked IS 'Events of the source in apply_error; NULL on outgoing links';
+COMMENT ON COLUMN mrsync.link_status.last_acked_event_id IS 'The newest event of the source that the target has applied and acknowledged';
+COMMENT ON COLUMN mrsync.link_status.applied_up_to IS 'When that event was committed, by the source''s clock';
+COMMENT ON COLUMN mrsync.link_status.last_error IS 'Last error of the applier (incoming) or of the extractor (outgoing); may be of an earlier run';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Privileges: everybody may look and wait; who changes things is granted that, or is a superuser; the rows' contents are
@@ -471,7 +623,7 @@ GRANT USAGE ON SCHEMA mrsync TO PUBLIC;
 GRANT SELECT ON mrsync.region, mrsync.replicated_table, mrsync.replication_link, mrsync.link_position,
 	mrsync.extractor_position, mrsync.control_position, mrsync.heartbeat, mrsync.acknowledgement, mrsync.applied_event,
 	mrsync.worker_status, mrsync.link_status TO PUBLIC;
-REVOKE ALL ON FUNCTION mrsync.settings_check(), mrsync.region_init(text, text, text), mrsync.region_connect(text, text),
+REVOKE ALL ON FUNCTION mrsync.settings_check(), mrsync.settings_advice(), mrsync.region_init(text, text, text), mrsync.region_connect(text, text),
 	mrsync.region_leave(), mrsync.tombstone_delete(), mrsync.tombstone_row(), mrsync.tombstone_truncate(), mrsync.ddl_end(),
 	mrsync.sql_drop(), mrsync.link_create(text, text), mrsync.link_pause(uuid), mrsync.link_resume(uuid),
 	mrsync.link_remove(uuid, boolean), mrsync.apply_error_retry(bigint), mrsync.apply_error_discard(bigint) FROM PUBLIC;
@@ -481,15 +633,12 @@ REVOKE ALL ON FUNCTION mrsync.settings_check(), mrsync.region_init(text, text, t
 -- ---------------------------------------------------------------------------------------------------------------------
 DO $$
 DECLARE
-	missing text;
-	lines text;
+	settings record;
 BEGIN
-	SELECT string_agg(setting || ' is "' || coalesce(actual, '') || '", required: ' || required || '.', E'\n'),
-		string_agg(line_to_add, E'\n')
-	INTO missing, lines FROM mrsync.settings_check() WHERE NOT ok;
-	IF missing IS NOT NULL THEN
+	SELECT * INTO settings FROM mrsync.settings_advice();
+	IF settings.missing IS NOT NULL THEN
 		RAISE WARNING 'this server''s settings do not allow an mrsync region yet'
-			USING DETAIL = missing, HINT = E'Put into postgresql.conf, then restart the server:\n' || lines;
+			USING DETAIL = settings.missing, HINT = settings.advice;
 	END IF;
 END
 $$;

@@ -51,20 +51,11 @@ std::optional<std::string> localRegion()
 // All that is missing at once: nobody wants to restart a server five times.
 void checkSettings()
 {
-	spi::Rows rows = spi::query("SELECT setting, required, coalesce(actual, 'not set'), line_to_add "
-								"FROM mrsync.settings_check() WHERE NOT ok");
-	if (rows.empty())
-		return;
-	std::string detail;
-	std::string lines;
-	for (const spi::Row &row : rows)
-	{
-		detail += (detail.empty() ? "" : "\n") + *row[0] + " is \"" + *row[2] + "\", required: " + *row[1] + ".";
-		lines += "\n" + *row[3];
-	}
-	throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "this server's settings do not allow a region yet")
-		.detail(detail)
-		.hint("Put into postgresql.conf, then restart the server:" + lines);
+	spi::Rows rows = spi::query("SELECT missing, advice FROM mrsync.settings_advice() WHERE missing IS NOT NULL");
+	if (!rows.empty())
+		throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "this server's settings do not allow a region yet")
+			.detail(*rows[0][0])
+			.hint(*rows[0][1]);
 }
 
 template <typename F> auto askBroker(const std::string &brokers, F &&f)

@@ -409,6 +409,11 @@ void triggersAlways(Oid root)
 	}
 }
 
+std::string removeFirst(const std::string &table)
+{
+	return "Take it out of replication first: SELECT mrsync.table_remove('" + table + "');";
+}
+
 void identitiesSync(const std::vector<Member> &members)
 {
 	for (const Member &member : members)
@@ -419,7 +424,7 @@ void identitiesSync(const std::vector<Member> &members)
 			refuse(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
 				   "the replica identity of " + member.name + " must stay FULL",
 				   "The table is replicated by mrsync, which sends whole rows.",
-				   "Take it out of replication first: SELECT mrsync.table_remove('" + member.name + "');");
+				   removeFirst(members.front().name));
 		spi::execute("INSERT INTO mrsync.former_identity (relation, identity, index) SELECT c.oid, c.relreplident, "
 					 "(SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisreplident) "
 					 "FROM pg_catalog.pg_class c WHERE c.oid = $1::oid",
@@ -583,7 +588,25 @@ void requireEventTrigger(FunctionCallInfo fcinfo)
 		throw PgError(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, "this function is an event trigger of mrsync's");
 }
 
-// After CREATE TABLE and ALTER TABLE: a replicated table has to stay fit for it, its new partitions become so.
+// Refuses the command at hand when it leaves a replicated table unfit.
+void requireFit(Oid root)
+{
+	try
+	{
+		check(root);
+	}
+	catch (const Refused &refused)
+	{
+		std::string name = tableName(root);
+		throw PgError(refused.sqlState(), "this would make it impossible to replicate " + name)
+			.detail(refused.detail())
+			.hint("Change it in a single ALTER TABLE that leaves the table fit for replication, or take it out first: "
+				  "SELECT mrsync.table_remove('" +
+				  name + "');");
+	}
+}
+
+// After whatever makes or changes tables: a replicated table has to stay fit for it, its new partitions become so.
 void ddlEnd()
 {
 	AsSuperuser rights;
@@ -597,27 +620,14 @@ void ddlEnd()
 	for (const spi::Row &row : rows)
 	{
 		Oid root = toOid(row[0]);
-		try
-		{
-			check(root);
-		}
-		catch (const Refused &refused)
-		{
-			std::string name = tableName(root);
-			throw PgError(refused.sqlState(), "this would make it impossible to replicate " + name)
-				.detail(refused.detail())
-				.hint("Change it in a single ALTER TABLE that leaves the table fit for replication, or take it out first: "
-					  "SELECT mrsync.table_remove('" +
-					  name + "');");
-		}
+		requireFit(root);
 		tableSync(root);
 	}
 }
 
 // A dropped table leaves replication by itself; its oid may be given to another one.
-void sqlDrop()
+void droppedTablesForget()
 {
-	AsSuperuser rights;
 	spi::Rows rows =
 		spi::query("SELECT DISTINCT f.relation::oid FROM pg_catalog.pg_event_trigger_dropped_objects() d "
 				   "JOIN mrsync.former_identity f ON f.relation = d.objid "
@@ -630,6 +640,34 @@ void sqlDrop()
 	}
 	if (!rows.empty())
 		wakeAtCommit();
+}
+
+// A table can lose a column, its primary key or a trigger by a command that does not name it: DROP TYPE … CASCADE. What
+// is written to it from then on could not be sent, and would stop everything behind it.
+void sqlDrop()
+{
+	AsSuperuser rights;
+	droppedTablesForget();
+	spi::Rows rows = spi::query(
+		"SELECT t.relation::oid, pg_catalog.min(pg_catalog.quote_ident(d.address_names[3])) "
+		"FILTER (WHERE d.object_type = 'trigger') "
+		"FROM pg_catalog.pg_event_trigger_dropped_objects() d "
+		"CROSS JOIN LATERAL (SELECT pg_catalog.to_regclass(pg_catalog.format('%I.%I', d.address_names[1], "
+		" d.address_names[2]))) l (relation) "
+		"CROSS JOIN LATERAL (SELECT l.relation UNION SELECT relid FROM pg_catalog.pg_partition_ancestors(l.relation)) a "
+		"JOIN mrsync.replicated_table t ON t.relation = a.relation "
+		"WHERE d.object_type IN ('table column', 'table constraint') "
+		"OR d.object_type = 'trigger' AND d.original AND pg_catalog.starts_with(d.address_names[3], 'mrsync_') "
+		"GROUP BY t.relation");
+	for (const spi::Row &row : rows)
+	{
+		Oid root = toOid(row[0]);
+		requireFit(root);
+		if (row[1])
+			throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "trigger " + *row[1] + " must stay")
+				.detail("It remembers what is deleted from " + tableName(root) + ", which is replicated by mrsync.")
+				.hint(removeFirst(tableName(root)));
+	}
 }
 
 } // namespace

@@ -97,22 +97,22 @@ void sleepForAck(RegionShared *region, long ms)
 		});
 }
 
-std::string behindOf(RegionShared *region, uint64_t goal)
+// The peers that have not acknowledged this sequence, in words; "" when there is none. A sequence is a timeline (16 bits)
+// and a position in its WAL, so that the difference of two is in bytes.
+std::string behindOf(uint64_t goal)
 {
-	std::string behind;
-	for (const spi::Row &row : spi::query("SELECT target_region FROM mrsync.replication_link l JOIN mrsync.region r "
-										  "ON r.region_id = l.source_region AND r.is_local "
-										  "WHERE l.status = 'active' ORDER BY target_region"))
-	{
-		PeerShared *peer = peerShared(region, *row[0], false);
-		uint64_t acked = peer ? peer->ackedSequence.load() : 0;
-		if (acked >= goal)
-			continue;
-		behind += (behind.empty() ? "\"" : ", \"") + *row[0] + "\"" +
-				  (acked == 0 ? std::string(" (no acknowledgement yet)")
-							  : " (" + std::to_string((goal - acked) & ((uint64_t(1) << 48) - 1)) + " bytes of WAL behind)");
-	}
-	return behind;
+	spi::Rows rows = spi::query(
+		"SELECT pg_catalog.string_agg(pg_catalog.format('\"%s\" (%s)', l.target_region, CASE "
+		"WHEN p.acked_sequence > 0 THEN pg_catalog.format('has applied what was committed here until %s; the newest commit is "
+		"%s of WAL further on', a.committed_at, pg_catalog.pg_size_pretty((g.goal & g.position) - (p.acked_sequence & g.position))) "
+		"ELSE 'has not acknowledged anything yet' END), ', ' ORDER BY l.target_region) "
+		"FROM (SELECT $1::bigint, (1::bigint << 48) - 1) g (goal, position) CROSS JOIN mrsync.replication_link l "
+		"JOIN mrsync.region r ON r.region_id = l.source_region AND r.is_local "
+		"LEFT JOIN mrsync.peer_stat() p ON p.region_id = l.target_region "
+		"LEFT JOIN mrsync.acknowledgement a ON a.region_id = l.target_region AND a.source_region = l.source_region "
+		"WHERE l.status = 'active' AND coalesce(p.acked_sequence, 0) < g.goal",
+		{std::to_string(goal)});
+	return rows[0][0].value_or("");
 }
 
 void waitForPeers(const Interval *timeout)
@@ -152,7 +152,7 @@ void waitForPeers(const Interval *timeout)
 		} while (region->decodedEnd.load() < target);
 		for (;;)
 		{
-			std::string behind = behindOf(region, goal);
+			std::string behind = behindOf(goal);
 			if (behind.empty())
 				return;
 			// until the next look at the catalog, or an acknowledgement

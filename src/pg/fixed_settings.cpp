@@ -32,6 +32,10 @@ constexpr Setting kTextForms[] = {
 };
 
 constexpr Setting kWorker[] = {
+	{"role", "none", nullptr},
+	// A position must be durable before the slot is moved to it; a standby that is away must not hold a worker up. The
+	// applier, whose positions may be lost together with the rows, goes below it.
+	{"synchronous_commit", "local", nullptr},
 	{"default_transaction_isolation", "read committed", nullptr},
 	{"default_transaction_read_only", "off", nullptr},
 	{"default_transaction_deferrable", "off", nullptr},

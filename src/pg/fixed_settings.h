@@ -13,7 +13,8 @@ int fixedSettingsBegin();
 void fixedSettingsEnd(int nestLevel);
 
 // For a background worker's whole session, whatever defaults its database or role has; also the settings that could
-// make a worker's transactions fail or hide rows (isolation, timeouts, row security). May ereport: under the guard.
+// make a worker's transactions fail, hide rows or lose positions (isolation, timeouts, role, row security, asynchronous
+// commit). May ereport: under the guard.
 void fixedSettingsForWorker();
 
 } // namespace mrsync

@@ -87,6 +87,10 @@ Timelines timelinesRead()
 	return timelines;
 }
 
+// For changes that came past the event triggers which guard replicated tables.
+constexpr const char *kRepairFirst = "Take the table out by mrsync.table_remove and make it fit for mrsync.table_add, so "
+									 "that no more such changes come. ";
+
 std::string lsnText(XLogRecPtr lsn)
 {
 	char text[32];
@@ -145,17 +149,16 @@ public:
 		if (decoded.kind == DecodedRelation::Kind::Ignored)
 			return;
 		if (decoded.kind == DecodedRelation::Kind::Data && decoded.key.empty())
-			throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-						  "replicated table " + decoded.ownName + " has lost its primary key");
+			throw unsendable(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+							 "a change of " + decoded.ownName + " was made while the table had no primary key", kRepairFirst);
 		MemoryContextReset(scratch_);
 		HeapTuple oldTuple = version::tupleOf(change->data.tp.oldtuple);
 		HeapTuple newTuple = version::tupleOf(change->data.tp.newtuple);
 		bool data = decoded.kind == DecodedRelation::Kind::Data;
 		if (data && change->action != REORDER_BUFFER_CHANGE_INSERT && !oldTuple)
-			throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-						  "a change of " + decoded.ownName + " carries no complete old row")
-				.detail("Its REPLICA IDENTITY was not FULL when the change was made.")
-				.hint("Leave REPLICA IDENTITY FULL on replicated tables; mrsync.table_add sets it.");
+			throw unsendable(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+							 "a change of " + decoded.ownName + " was made while its REPLICA IDENTITY was not FULL",
+							 kRepairFirst);
 		std::optional<Image> before = image(decoded, relation, oldTuple, nullptr);
 		std::optional<Image> after = image(decoded, relation, newTuple, oldTuple);
 		if (!data)
@@ -196,7 +199,7 @@ public:
 			break;
 		}
 		default:
-			throw PgError(ERRCODE_INTERNAL_ERROR, "unexpected kind of change in the WAL");
+			throw unsendable(ERRCODE_INTERNAL_ERROR, "the WAL holds an unknown kind of change of " + decoded.ownName);
 		}
 	}
 
@@ -271,6 +274,17 @@ private:
 	// Not a region, or acknowledged before: nothing to say.
 	bool emits() const { return region_ && transaction_.tx.sequence > acknowledged_; }
 
+	// An error that comes back at every attempt, whatever is done to the table by now: the WAL is as it is. What stands
+	// behind it waits, so it says the way past it.
+	PgError unsendable(int sqlState, const std::string &message, const char *advice = "") const
+	{
+		std::string slot = NameStr(MyReplicationSlot->data.name);
+		return PgError(sqlState, message)
+			.detail("Transaction " + std::to_string(transaction_.tx.xid) + " ends at WAL position " + lsnText(end_) + ".")
+			.hint(std::string(advice) + "The way on is to give up sending this transaction: SELECT "
+				  "pg_replication_slot_advance('" + slot + "', '" + lsnText(end_) + "'); again if the slot is active.");
+	}
+
 	Image key(const DecodedRelation &decoded, const Image &row) const
 	{
 		Image key;
@@ -332,15 +346,14 @@ private:
 			// Such as a text of more than 1 GB. Nothing of this region is sent before it is dealt with: say which it is.
 			if (!writing_)
 				throw;
-			throw PgError(error.sqlState(), "a value of column " + writing_->name + " of " + decoded.ownName +
-												" cannot be sent: " + error.message())
-				.detail("Transaction " + std::to_string(transaction_.tx.xid) + " ends at WAL position " + lsnText(end_) + ".")
-				.hint("A value's text must be below 1 GB; of bytea each byte takes two. The way on is to advance the "
-					  "replication slot to that position, which gives up sending this transaction.");
+			throw unsendable(error.sqlState(),
+							 "a value of column " + writing_->name + " of " + decoded.ownName +
+								 " cannot be sent: " + error.message(),
+							 "A value's text must be below 1 GB; of bytea each byte takes two. ");
 		}
 		if (missing)
-			throw PgError(ERRCODE_INTERNAL_ERROR,
-						  "the WAL does not hold the value of column " + std::string(missing) + " of " + decoded.ownName);
+			throw unsendable(ERRCODE_INTERNAL_ERROR, "the WAL does not hold the value of column " + std::string(missing) +
+														 " of " + decoded.ownName);
 		Image result(count);
 		for (size_t i = 0; i < count; ++i)
 		{

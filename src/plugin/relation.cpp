@@ -75,12 +75,15 @@ void relationCacheForget(Oid relation)
 	for (RelationCache *cache = caches; cache; cache = cache->next_)
 		for (auto &[oid, entry] : cache->entries_)
 			if (!OidIsValid(relation) || oid == relation || entry.root == relation)
+			{
 				entry.valid = false;
+				cache->stale_ = true;
+			}
 }
 
 RelationCache::RelationCache() : next_(caches)
 {
-	context_ = pgCall(
+	pgCall(
 		[]
 		{
 			if (!callbacksRegistered)
@@ -91,7 +94,6 @@ RelationCache::RelationCache() : next_(caches)
 					NAMESPACEOID, [](Datum, int, uint32) { relationCacheForget(InvalidOid); }, 0);
 				callbacksRegistered = true;
 			}
-			return AllocSetContextCreate(TopMemoryContext, "mrsync decoded relations", ALLOCSET_DEFAULT_SIZES);
 		});
 	caches = this;
 }
@@ -104,15 +106,20 @@ RelationCache::~RelationCache()
 			*at = next_;
 			break;
 		}
-	MemoryContextDelete(context_);
 }
 
 const DecodedRelation &RelationCache::find(Relation relation)
 {
-	DecodedRelation &entry = entries_[RelationGetRelid(relation)];
-	if (entry.valid)
+	if (stale_)
+	{
+		// here, since nobody holds an entry now; with all their memory, also of tables that do not exist any more
+		stale_ = false;
+		std::erase_if(entries_, [](const auto &entry) { return !entry.second.valid; });
+	}
+	auto [at, isNew] = entries_.try_emplace(RelationGetRelid(relation));
+	DecodedRelation &entry = at->second;
+	if (!isNew)
 		return entry;
-	entry = DecodedRelation{};
 	// an invalidation may arrive while the catalogs are being read
 	entry.valid = true;
 	const char *name = nullptr;
@@ -146,6 +153,9 @@ const DecodedRelation &RelationCache::find(Relation relation)
 		return entry;
 	entry.name = name;
 	entry.ownName = ownName;
+	entry.context.reset(pgCall(
+		[] { return AllocSetContextCreate(TopMemoryContext, "mrsync decoded relation", ALLOCSET_SMALL_SIZES); }));
+	MemoryContext context = entry.context.get();
 	TupleDesc desc = RelationGetDescr(relation);
 	entry.columns.reserve(desc->natts);
 	for (int i = 0; i < desc->natts; ++i)
@@ -161,7 +171,7 @@ const DecodedRelation &RelationCache::find(Relation relation)
 			{
 				Oid function;
 				getTypeOutputInfo(attribute->atttypid, &function, &column.isVarlena);
-				fmgr_info_cxt(function, &column.output, context_);
+				fmgr_info_cxt(function, &column.output, context);
 			});
 		entry.columns.push_back(std::move(column));
 	}

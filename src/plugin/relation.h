@@ -6,6 +6,7 @@
 
 #include "core/event.h"
 
+#include <memory>
 #include <unordered_map>
 
 namespace mrsync
@@ -17,6 +18,11 @@ struct DecodedColumn
 	int index = 0; // in the tuple, 0-based
 	FmgrInfo output;
 	bool isVarlena = false;
+};
+
+struct ContextDelete
+{
+	void operator()(MemoryContext context) const { MemoryContextDelete(context); }
 };
 
 struct DecodedRelation
@@ -34,6 +40,7 @@ struct DecodedRelation
 	std::string ownName; // of the relation itself
 	std::vector<DecodedColumn> columns;
 	std::vector<size_t> key; // indexes into columns, in the primary key's order
+	std::unique_ptr<MemoryContextData, ContextDelete> context; // of the output functions' private data
 };
 
 class RelationCache
@@ -44,13 +51,13 @@ public:
 	RelationCache(const RelationCache &) = delete;
 	RelationCache &operator=(const RelationCache &) = delete;
 
-	// Throws PgError.
+	// Throws PgError. What it returned before is not valid any more.
 	const DecodedRelation &find(Relation relation);
 
 private:
 	friend void relationCacheForget(Oid relation);
 	std::unordered_map<Oid, DecodedRelation> entries_;
-	MemoryContext context_; // of the output functions' private data
+	bool stale_ = false; // some entries are not valid
 	RelationCache *next_;
 };
 

@@ -2,7 +2,7 @@
 -- Needs a broker: -v brokers=host:port
 SET client_min_messages = warning;
 CREATE EXTENSION mrsync;
-SELECT plan(74);
+SELECT plan(94);
 SELECT mrsync.region_init('tap-table', :'brokers', 'tap') \g /dev/null
 CREATE FUNCTION detail_of(sql text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE detail text;
@@ -134,6 +134,46 @@ SELECT throws_ok('CREATE UNLOGGED TABLE s.tree_f PARTITION OF s."Tree" FOR VALUE
 SELECT lives_ok('ALTER TABLE s.plain DROP CONSTRAINT plain_pkey, ADD PRIMARY KEY (v, id)', 'another primary key in one command');
 SELECT matches((SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 's.plain'::regclass AND tgname = 'mrsync_key'), 'old\.v = new\.v', 'and the key trigger follows');
 SELECT lives_ok('ALTER TABLE s.plain RENAME COLUMN id TO number', 'a column may be renamed');
+
+-- and by commands that do not name it: what could then not be sent would stop everything behind it
+SELECT is(hint_of('ALTER TABLE s.tree_a REPLICA IDENTITY DEFAULT'), 'Take it out of replication first: SELECT mrsync.table_remove(''s."Tree"'');', 'the hint names the table, not its partition');
+CREATE SCHEMA made
+	CREATE TABLE tree_g PARTITION OF s."Tree" FOR VALUES IN ('g')
+	CREATE TABLE unrelated (id int);
+SELECT is_empty($$SELECT relid FROM pg_partition_tree('s."Tree"') JOIN pg_class ON oid = relid WHERE relreplident <> 'f'$$, 'a partition made by CREATE SCHEMA: FULL');
+SELECT results_eq($$SELECT count(*)::int FROM pg_trigger WHERE tgrelid = 'made.tree_g'::regclass AND tgname LIKE 'mrsync%' AND tgenabled = 'A'$$, 'VALUES (3)', 'and with its triggers');
+SELECT throws_ok('CREATE SCHEMA made2 CREATE TABLE heir () INHERITS (s.plain)', '0A000', 'this would make it impossible to replicate s.plain', 'no inheritance child by CREATE SCHEMA');
+SELECT throws_ok('CREATE SCHEMA made2 CREATE UNLOGGED TABLE tree_h PARTITION OF s."Tree" FOR VALUES IN (''h'')', '42809', 'this would make it impossible to replicate s."Tree"', 'nor an unlogged partition');
+CREATE FOREIGN TABLE s.number (number int NOT NULL, v text NOT NULL) SERVER nowhere;
+SELECT throws_ok('ALTER FOREIGN TABLE s.number INHERIT s.plain', '0A000', 'this would make it impossible to replicate s.plain', 'nor one by ALTER FOREIGN TABLE');
+CREATE TABLE s.copy AS SELECT * FROM s.plain;
+SELECT is_empty($$SELECT FROM mrsync.former_identity WHERE relation = 's.copy'::regclass$$, 'CREATE TABLE AS makes a table of its own');
+
+CREATE DOMAIN s.code AS text;
+CREATE TYPE s.row AS (id int, v text, n int);
+CREATE TABLE s.coded (id s.code PRIMARY KEY, other s.code, v text);
+CREATE TABLE s.typed OF s.row (PRIMARY KEY (id));
+CREATE TABLE s.coded_tree (id s.code, v text, PRIMARY KEY (id, v)) PARTITION BY LIST (v);
+CREATE TABLE s.coded_tree_a PARTITION OF s.coded_tree FOR VALUES IN ('a');
+CREATE TABLE s.citext (id citext PRIMARY KEY);
+SELECT mrsync.table_add(t) FROM unnest('{s.coded, s.typed, s.coded_tree, s.citext}'::regclass[]) t \g /dev/null
+SELECT throws_ok('DROP DOMAIN s.code CASCADE', '55000', NULL, 'DROP DOMAIN CASCADE does not take a key column');
+SELECT throws_ok('DROP EXTENSION citext CASCADE', '55000', 'this would make it impossible to replicate s.citext', 'nor does DROP EXTENSION CASCADE');
+SELECT is(hint_of('DROP EXTENSION citext CASCADE'), 'Change it in a single ALTER TABLE that leaves the table fit for replication, or take it out first: SELECT mrsync.table_remove(''s.citext'');', 'and what to do is said');
+SELECT throws_ok('ALTER TYPE s.row DROP ATTRIBUTE id CASCADE', '55000', 'this would make it impossible to replicate s.typed', 'nor does ALTER TYPE DROP ATTRIBUTE CASCADE');
+SELECT lives_ok('ALTER TYPE s.row DROP ATTRIBUTE n CASCADE', 'another column may go');
+SELECT mrsync.table_remove('s.coded') \g /dev/null
+SELECT throws_ok('DROP DOMAIN s.code CASCADE', '55000', 'this would make it impossible to replicate s.coded_tree', 'a partitioned table keeps its key');
+DROP TABLE s.coded_tree;
+SELECT lives_ok('DROP DOMAIN s.code CASCADE', 'where it is not replicated any more, it goes');
+SELECT throws_ok('DROP TRIGGER mrsync_delete ON s.plain', '55000', 'trigger mrsync_delete must stay', 'a trigger that remembers deletes stays');
+SELECT throws_ok('DROP TRIGGER mrsync_truncate ON s.tree_a', '55000', 'trigger mrsync_truncate must stay', 'also on a partition');
+SELECT is(hint_of('DROP TRIGGER mrsync_truncate ON s.tree_a'), 'Take it out of replication first: SELECT mrsync.table_remove(''s."Tree"'');', 'and what to do is said');
+ALTER TABLE s.typed NOT OF;
+SELECT lives_ok('ALTER TABLE s.typed DROP COLUMN id CASCADE, ADD PRIMARY KEY (v)', 'ALTER TABLE may drop the key column when it brings another key');
+SELECT is_empty($$SELECT FROM (VALUES ('mrsync_delete'), ('mrsync_key'), ('mrsync_truncate')) t (name) WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 's.typed'::regclass AND tgname = name AND tgenabled = 'A')$$, 'and all triggers are there');
+SELECT lives_ok('DROP SCHEMA made CASCADE', 'a partition goes with its schema');
+DROP TABLE s.typed, s.citext;
 
 -- taken back
 SELECT throws_ok('SELECT mrsync.table_remove(NULL)', '22004', 'argument relation must not be NULL', 'table_remove: NULL');

@@ -93,7 +93,8 @@ is(link_state('eu', 'us'), 'paused', 'a paused link says so');
 is(eu("SELECT status FROM mrsync.replication_link WHERE link_id = '$link'"), 'paused', 'in replication_link, too');
 us("INSERT INTO t SELECT i, 'while paused' FROM generate_series(11, 20) i");
 us("DELETE FROM t WHERE id = 20; UPDATE t SET v = 'changed' WHERE id = 19");
-like(($lab->sql_try('us', "SELECT mrsync.wait_for_peers('1 s')"))[2], qr/55P03.*"eu"/s, 'wait_for_peers names who is behind');
+like(($lab->sql_try('us', "SELECT mrsync.wait_for_peers('1 s')"))[2], qr/55P03.*Behind are: "eu" \(has applied what was committed here until 20\S+ [0-9:.]+\+00; the newest commit is \d+ (?:bytes|kB) of WAL further on\)\./s,
+	'wait_for_peers names who is behind, and how far');
 eu("INSERT INTO t VALUES (21, 'the other way')");
 $lab->drain('eu');
 is(us('SELECT count(*) FROM t WHERE id = 21'), 1, 'the other direction goes on');
