@@ -106,6 +106,15 @@ inline void initEvalPlanQual(EPQState *state, EState *estate)
 #endif
 }
 
+inline Oid primaryKeyIndex(Relation relation)
+{
+#if PG_VERSION_NUM >= 180000
+	return RelationGetPrimaryKeyIndex(relation, false);
+#else
+	return RelationGetPrimaryKeyIndex(relation);
+#endif
+}
+
 inline XLogRecPtr flushedUpTo(TimeLineID *timeline) { return GetFlushRecPtr(timeline); }
 
 } // namespace mrsync::version

@@ -18,6 +18,7 @@
 #include "worker/deadlock_watch.h"
 #include "worker/inbox.h"
 #include "worker/parking.h"
+#include "worker/progress.h"
 #include "worker/worker.h"
 
 #include <algorithm>
@@ -25,13 +26,11 @@
 
 extern "C"
 {
-#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
 #include "replication/origin.h"
-#include "utils/uuid.h"
 }
 
 namespace mrsync
@@ -92,13 +91,6 @@ public:
 	}
 
 private:
-	struct Plan
-	{
-		const char *sql;
-		std::vector<Oid> types;
-		SPIPlanPtr plan = nullptr;
-	};
-
 	void open()
 	{
 		pgCall(
@@ -307,7 +299,8 @@ private:
 		begin();
 		parkedRows_.clear();
 		const SeenVector seen = inbox_.first().tx.seen.value_or(SeenVector{});
-		if (recordApplied(seen))
+		const ChangeEvent &last = inbox_.last();
+		if (recordApplied({inbox_.first().id, last.id, worker_.peer, last.tx.sequence, last.hlc, encodeSeen(seen)}))
 			inbox_.forEach(
 				[&](const ChangeEvent &event)
 				{
@@ -317,8 +310,9 @@ private:
 						apply_.event(event, seen);
 					MemoryContextReset(eventContext_);
 				});
-		recordPosition(nextOffset);
-		commit(inbox_.last().tx.sequence, inbox_.last().hlc);
+		recordPosition({worker_.peer, topic_, nextOffset, chain_.incarnation(), last.tx.sequence,
+						std::max(highest_, last.hlc), last.id, last.committedAt});
+		commit(last.tx.sequence, last.hlc);
 	}
 
 	void begin()
@@ -412,59 +406,6 @@ private:
 		worker_.shared->parked.fetch_add(1, std::memory_order_relaxed);
 	}
 
-	uint64_t execute(Plan &plan, Datum *values, const char *nulls)
-	{
-		return pgCall(
-			[&]() -> uint64_t
-			{
-				MemoryContext context = CurrentMemoryContext; // SPI leaves its own behind
-				if (!plan.plan)
-				{
-					plan.plan = SPI_prepare(plan.sql, static_cast<int>(plan.types.size()), plan.types.data());
-					if (!plan.plan || SPI_keepplan(plan.plan) != 0)
-						elog(ERROR, "could not prepare: %s", plan.sql);
-				}
-				if (SPI_execute_plan(plan.plan, values, nulls, false, 0) < 0)
-					elog(ERROR, "could not execute: %s", plan.sql);
-				MemoryContextSwitchTo(context);
-				return SPI_processed;
-			});
-	}
-
-	Datum text(const std::string &value)
-	{
-		return pgCall([&] { return PointerGetDatum(cstring_to_text_with_len(value.data(), static_cast<int>(value.size()))); });
-	}
-
-	// False when the transaction has been applied before.
-	bool recordApplied(const SeenVector &seen)
-	{
-		Uuid first = inbox_.first().id;
-		Uuid last = inbox_.last().id;
-		Datum values[6] = {PointerGetDatum(first.bytes.data()),
-						   PointerGetDatum(last.bytes.data()),
-						   text(worker_.peer),
-						   Int64GetDatum(static_cast<int64>(inbox_.last().tx.sequence)),
-						   Int64GetDatum(inbox_.last().hlc.value),
-						   text(encodeSeen(seen))};
-		return execute(dedupPlan_, values, nullptr) == 1;
-	}
-
-	void recordPosition(int64_t nextOffset)
-	{
-		const ChangeEvent &last = inbox_.last();
-		Uuid id = last.id;
-		Datum values[8] = {text(worker_.peer),
-						   text(topic_),
-						   Int64GetDatum(nextOffset),
-						   Int64GetDatum(chain_.incarnation()),
-						   Int64GetDatum(static_cast<int64>(last.tx.sequence)),
-						   Int64GetDatum(std::max(highest_, last.hlc).value),
-						   PointerGetDatum(id.bytes.data()),
-						   TimestampTzGetDatum(last.committedAt)};
-		execute(positionPlan_, values, nullptr);
-	}
-
 	// Tells the source how far we are; at most every mrsync.ack_interval. Returns how long it can wait.
 	long acknowledge(bool idle)
 	{
@@ -543,16 +484,6 @@ private:
 	MemoryContext eventContext_ = nullptr;
 	// of the transaction that is applied one by one: the event_id of the last one parked
 	std::unordered_map<std::string, std::string> parkedRows_;
-	Plan dedupPlan_{"INSERT INTO mrsync.applied_event (event_id, last_event_id, region_id, sequence, hlc, seen) "
-					"VALUES ($1, $2, $3, $4, $5::mrsync.hlc, $6) ON CONFLICT (event_id) DO NOTHING",
-					{UUIDOID, UUIDOID, TEXTOID, INT8OID, INT8OID, TEXTOID}};
-	Plan positionPlan_{
-		"INSERT INTO mrsync.link_position (source_region, topic, next_offset, incarnation, sequence, hlc, event_id, "
-		"committed_at, applied_at) VALUES ($1, $2, $3, $4, $5, $6::mrsync.hlc, $7, $8, clock_timestamp()) "
-		"ON CONFLICT (source_region) DO UPDATE SET topic = excluded.topic, next_offset = excluded.next_offset, "
-		"incarnation = excluded.incarnation, sequence = excluded.sequence, hlc = excluded.hlc, "
-		"event_id = excluded.event_id, committed_at = excluded.committed_at, applied_at = excluded.applied_at",
-		{TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID, UUIDOID, TIMESTAMPTZOID}};
 };
 
 } // namespace
