@@ -96,12 +96,14 @@ CREATE TABLE mrsync.replicated_table (
 	relation regclass PRIMARY KEY,
 	strategy text NOT NULL DEFAULT 'last_writer_wins',
 	former_replica_identity "char" NOT NULL,
+	base_hlc mrsync.hlc NOT NULL,
 	added_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (user_catalog_table = true);
 COMMENT ON TABLE mrsync.replicated_table IS 'The tables that are replicated; a partitioned table stands for all its partitions';
 COMMENT ON COLUMN mrsync.replicated_table.relation IS 'The table; its partitions are not listed';
 COMMENT ON COLUMN mrsync.replicated_table.strategy IS 'Who wins a conflict: last_writer_wins, the only one for now';
 COMMENT ON COLUMN mrsync.replicated_table.former_replica_identity IS 'What REPLICA IDENTITY was before table_add, as in pg_class.relreplident: d default, n nothing, f full, i an index';
+COMMENT ON COLUMN mrsync.replicated_table.base_hlc IS 'Stamp of table_add here: what this region wrote into the table before is its common beginning in all regions, and the first newer write of another region to such a row is no conflict';
 COMMENT ON COLUMN mrsync.replicated_table.added_at IS 'When it was added here';
 
 CREATE TABLE mrsync.replication_link (

@@ -472,8 +472,9 @@ void tableAdd(Oid relation, const std::string &strategy)
 			return is;
 		});
 	tableSync(relation);
-	spi::execute("INSERT INTO mrsync.replicated_table (relation, strategy, former_replica_identity) "
-				 "VALUES ($1::oid, $2, $3::\"char\")",
+	// Under the lock: whatever was written before has its stamp by now, and a lower one.
+	spi::execute("INSERT INTO mrsync.replicated_table (relation, strategy, former_replica_identity, base_hlc) "
+				 "VALUES ($1::oid, $2, $3::\"char\", mrsync.current_hlc())",
 				 {oidText(relation), strategy, std::string(1, identity)});
 	invalidateTree(relation);
 	wakeAtCommit();

@@ -38,20 +38,22 @@ void Apply::event(const ChangeEvent &event, const SeenVector &seen, bool retried
 				  std::string("this version of mrsync cannot apply ") + toText(event.operation) + " events");
 }
 
-void Apply::relate(LocalState &local, const ChangeEvent &event, const SeenVector &seen) const
+void Apply::relate(LocalState &local, const Target &target, const ChangeEvent &event, const SeenVector &seen) const
 {
 	const Version &version = local.version;
-	if (retried_ && version == Version{event.hlc, event.region})
+	const Version incoming{event.hlc, event.region};
+	if (retried_ && version == incoming)
 		local.sameTransaction = true;
-	if (version.hlc.value == 0 || version.region == event.region)
+	bool isBase = version.region == region_->region && version.hlc < target.base && version < incoming;
+	if (version.hlc.value == 0 || version.region == event.region || isBase)
 	{
-		// its own earlier write; or one older than anything that is known
+		// its own earlier write; one older than anything that is known; or a row from before the table was replicated
 		local.seenByIncoming = true;
 		return;
 	}
 	auto entry = seen.find(version.region);
 	local.seenByIncoming = entry != seen.end() && version.hlc <= entry->second.hlc;
-	if (local.seenByIncoming || version.region == region_->region || version < Version{event.hlc, event.region})
+	if (local.seenByIncoming || version.region == region_->region || version < incoming)
 		return;
 	// A third region's version that wins: had its writer seen the event? Then nothing is in conflict.
 	spi::Rows rows = spi::query("SELECT seen FROM mrsync.applied_event WHERE region_id = $1 AND hlc OPERATOR(mrsync.=) $2::mrsync.hlc",
@@ -93,7 +95,7 @@ LocalState Apply::deleted(Target &target, const ChangeEvent &event, const SeenVe
 	{
 		local.kind = LocalKind::Tombstone;
 		local.version = deletion.version;
-		relate(local, event, seen);
+		relate(local, target, event, seen);
 	}
 	else if (deletion.mine)
 	{
@@ -128,7 +130,7 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 			if (!version.mine)
 			{
 				local.version = Version{version.hlc, version.region};
-				relate(local, event, seen);
+				relate(local, *target, event, seen);
 			}
 		}
 		else if (event.operation != Operation::Insert || retried_ || target->hasInsertTriggers)

@@ -30,6 +30,9 @@ namespace mrsync
 namespace
 {
 
+constexpr AttrNumber kBaseHlcColumn = 4; // of mrsync.replicated_table
+constexpr int64 kNotAdded = PG_INT64_MIN;
+
 // Changes of relations' definitions since the last sweep.
 bool invalidateAll = false;
 std::set<Oid> *invalidated = nullptr;
@@ -193,7 +196,6 @@ void Target::describe(Relation rel)
 		columns_.push_back(std::move(column));
 	}
 	lockedIn_ = lockEpoch;
-	valid_ = true;
 }
 
 // With the lock on the relation held: is what we know of it still so? Once we hold the lock it stays so until the end of
@@ -644,6 +646,26 @@ Target &TargetCache::byOid(Oid relation)
 			table_close(rel, NoLock);
 			return root;
 		});
+	int64 base = pgCall(
+		[root = place->root]() -> int64
+		{
+			Relation added = table_open(catalogRelation("replicated_table"), AccessShareLock);
+			ScanKeyData key;
+			ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(root));
+			SysScanDesc scan =
+				systable_beginscan(added, catalogRelation("replicated_table_pkey"), true, nullptr, 1, &key);
+			HeapTuple tuple = systable_getnext(scan);
+			bool isNull;
+			int64 stamp =
+				tuple ? DatumGetInt64(heap_getattr(tuple, kBaseHlcColumn, RelationGetDescr(added), &isNull)) : kNotAdded;
+			systable_endscan(scan);
+			table_close(added, AccessShareLock);
+			return stamp;
+		});
+	place->valid_ = true;
+	place->isAdded = base != kNotAdded;
+	if (place->isAdded)
+		place->base = Hlc{base};
 	return *place;
 }
 
@@ -662,22 +684,12 @@ Target &TargetCache::byName(const std::string &name)
 		throw PgError(ERRCODE_UNDEFINED_TABLE, "table " + name + " does not exist in this region")
 			.hint("Create it and call mrsync.table_add; the event is tried again by itself.");
 	Target &target = byOid(relation);
-	bool added = pgCall(
-		[&]
-		{
-			Relation rel = table_open(catalogRelation("replicated_table"), AccessShareLock);
-			ScanKeyData key;
-			ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(target.root));
-			SysScanDesc scan =
-				systable_beginscan(rel, catalogRelation("replicated_table_pkey"), true, nullptr, 1, &key);
-			bool found = HeapTupleIsValid(systable_getnext(scan));
-			systable_endscan(scan);
-			table_close(rel, AccessShareLock);
-			return found;
-		});
-	if (!added)
+	if (!target.isAdded)
+	{
+		targets_.erase(relation);
 		throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "table " + name + " is not added in this region")
 			.hint("Call mrsync.table_add('" + name + "') here; the event is tried again by itself.");
+	}
 	names_.emplace(name, relation);
 	return target;
 }

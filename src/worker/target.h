@@ -52,6 +52,8 @@ public:
 	std::string name;
 	bool isPartitioned = false;
 	bool hasInsertTriggers = false; // that fire for what is replicated, too
+	bool isAdded = false;
+	Hlc base; // of table_add: this region's rows from before were there in all regions
 
 	~Target();
 	Target() = default;
