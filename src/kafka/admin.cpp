@@ -24,10 +24,10 @@ struct Asker
 	ClientPtr client;
 	QueuePtr mainQueue;
 
-	Asker(const std::string &brokers, int timeoutMs)
-		: brokers(brokers), until(Clock::now() + std::chrono::milliseconds(timeoutMs))
+	Asker(const Cluster &cluster, int timeoutMs)
+		: brokers(cluster.brokers), until(Clock::now() + std::chrono::milliseconds(timeoutMs))
 	{
-		auto conf = confNew(brokers, "mrsync-admin", 0);
+		auto conf = confNew(cluster.brokers, cluster.options, "mrsync-admin", 0);
 		// A broker that takes the connection and stays silent would otherwise hold the question for a minute.
 		confSet(conf.get(), "socket.timeout.ms", std::clamp(timeoutMs, 100, 60000));
 		client = clientNew(RD_KAFKA_PRODUCER, std::move(conf));
@@ -50,8 +50,7 @@ struct Asker
 			auto trouble = troubleOf(client.get(), event.get());
 			if (trouble.fatal)
 				said = *trouble.fatal;
-			// "1/1 brokers are down" comes last and says the least
-			else if (trouble.passing && rd_kafka_event_error(event.get()) != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
+			else if (trouble.passing && !trouble.vague)
 				said = *trouble.passing;
 		}
 		throw Error(what + ": " + (said.empty() ? reason : said));
@@ -92,10 +91,10 @@ int partitionsOf(Asker &asker, const std::string &topic)
 }
 } // namespace
 
-TopicCreated topicCreate(const std::string &brokers, const std::string &topic, const TopicSettings &settings,
+TopicCreated topicCreate(const Cluster &cluster, const std::string &topic, const TopicSettings &settings,
 						 int timeoutMs)
 {
-	Asker asker(brokers, timeoutMs);
+	Asker asker(cluster, timeoutMs);
 	const auto what = "cannot create topic \"" + topic + "\"";
 	auto *client = asker.client.get();
 
@@ -151,9 +150,9 @@ TopicCreated topicCreate(const std::string &brokers, const std::string &topic, c
 	}
 }
 
-Offsets topicOffsets(const std::string &brokers, const std::string &topic, int timeoutMs)
+Offsets topicOffsets(const Cluster &cluster, const std::string &topic, int timeoutMs)
 {
-	Asker asker(brokers, timeoutMs);
+	Asker asker(cluster, timeoutMs);
 	Offsets offsets;
 	auto err =
 		rd_kafka_query_watermark_offsets(asker.client.get(), topic.c_str(), 0, &offsets.low, &offsets.high, asker.leftMs());
@@ -162,9 +161,9 @@ Offsets topicOffsets(const std::string &brokers, const std::string &topic, int t
 	return offsets;
 }
 
-void brokerCheck(const std::string &brokers, int timeoutMs)
+void brokerCheck(const Cluster &cluster, int timeoutMs)
 {
-	Asker asker(brokers, timeoutMs);
+	Asker asker(cluster, timeoutMs);
 	asker.metadata(nullptr);
 }
 

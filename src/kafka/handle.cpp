@@ -1,5 +1,7 @@
 #include "kafka/handle.h"
 
+#include "kafka/options.h"
+
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -71,7 +73,7 @@ void confSet(rd_kafka_conf_t *conf, const char *name, int64_t value)
 	confSet(conf, name, std::to_string(value));
 }
 
-ConfPtr confNew(const std::string &brokers, const std::string &clientId, int events)
+ConfPtr confNew(const std::string &brokers, const std::string &options, const std::string &clientId, int events)
 {
 	if (brokers.empty())
 		throw Error("no Kafka broker is named: expected host:port[,host:port…]");
@@ -90,6 +92,11 @@ ConfPtr confNew(const std::string &brokers, const std::string &clientId, int eve
 	confSet(c, "reconnect.backoff.ms", 50);
 	confSet(c, "reconnect.backoff.max.ms", 1000);
 	confSet(c, "topic.metadata.refresh.fast.interval.ms", 100);
+	auto parsed = parseOptions(options);
+	if (auto *error = std::get_if<OptionsError>(&parsed))
+		throw Error("invalid Kafka options: " + error->detail);
+	for (const Option &option : std::get<Options>(parsed))
+		confSet(c, option.key.c_str(), option.value);
 	rd_kafka_conf_set_events(c, events | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG);
 	return conf;
 }
@@ -130,8 +137,6 @@ bool isAuthorisation(rd_kafka_resp_err_t err)
 {
 	switch (err)
 	{
-		case RD_KAFKA_RESP_ERR__AUTHENTICATION:
-		case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
 		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
 		case RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED:
 		case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
@@ -140,6 +145,24 @@ bool isAuthorisation(rd_kafka_resp_err_t err)
 			return false;
 	}
 }
+
+namespace
+{
+// librdkafka's sentences begin with addresses and thread names; these are what a person, or an alarm, looks for.
+std::string namedReason(rd_kafka_resp_err_t err)
+{
+	switch (err)
+	{
+		case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+		case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
+			return "login refused: ";
+		case RD_KAFKA_RESP_ERR__SSL:
+			return "TLS failed: ";
+		default:
+			return "";
+	}
+}
+} // namespace
 
 Trouble troubleOf(rd_kafka_t *client, rd_kafka_event_t *event)
 {
@@ -169,7 +192,8 @@ Trouble troubleOf(rd_kafka_t *client, rd_kafka_event_t *event)
 			else if (isAuthorisation(err))
 				trouble.fatal = said;
 			else
-				trouble.passing = said;
+				trouble.passing = namedReason(err) + said;
+			trouble.vague = err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
 			break;
 		}
 		default:

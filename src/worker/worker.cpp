@@ -3,6 +3,7 @@
 #include "pg/clock.h"
 #include "pg/fixed_settings.h"
 #include "pg/guard.h"
+#include "pg/guc.h"
 
 #include <csignal>
 #include <cstring>
@@ -90,6 +91,7 @@ Worker &Worker::create(const WorkerArguments &arguments)
 			place->startedAt = GetCurrentTimestamp();
 			place->state[0] = '\0';
 			place->caughtUp.store(false);
+			place->kafkaOptions = kafkaOptionsStamp();
 			place->latch.store(MyLatch);
 			LWLockRelease(shmemLock());
 			myPlace = place;
@@ -120,6 +122,8 @@ void Worker::wait(long timeoutMs)
 	{
 	}
 }
+
+uint64_t kafkaOptionsStamp() { return std::hash<std::string_view>{}(guc::kafkaOptions); }
 
 void Worker::reloadSettings()
 {

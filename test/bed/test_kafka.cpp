@@ -178,7 +178,7 @@ TEST(Kafka, RoundTrip)
 
 	Consumer later(consuming(broker.address()), 2, -1);
 	EXPECT_EQ(binary, take(later, 1).at(0).payload);
-	auto offsets = topicOffsets(broker.address(), "data", 5000);
+	auto offsets = topicOffsets({broker.address()}, "data", 5000);
 	EXPECT_EQ(0, offsets.low);
 	EXPECT_EQ(3, offsets.high);
 }
@@ -401,10 +401,10 @@ TEST(Kafka, EndIsBoundedWhereNoBrokerEverWas)
 		EXPECT_FALSE(producer.flush(100));
 	}
 	EXPECT_LT(Clock::now() - start, 10s);
-	EXPECT_THROW(brokerCheck("127.0.0.1:1", 500), Error);
-	EXPECT_THROW(topicCreate("127.0.0.1:1", "data", {}, 500), Error);
-	EXPECT_THROW(topicOffsets("127.0.0.1:1", "data", 500), Error);
-	EXPECT_THROW(brokerCheck("", 500), Error);
+	EXPECT_THROW(brokerCheck({"127.0.0.1:1"}, 500), Error);
+	EXPECT_THROW(topicCreate({"127.0.0.1:1"}, "data", {}, 500), Error);
+	EXPECT_THROW(topicOffsets({"127.0.0.1:1"}, "data", 500), Error);
+	EXPECT_THROW(brokerCheck({""}, 500), Error);
 }
 
 TEST(Kafka, OffsetOutOfRangeIsFatal)
@@ -477,8 +477,8 @@ TEST(Kafka, ThrowingSinkLosesOnlyWhatItSaw)
 TEST(Kafka, MockMakesTopicsByItself)
 {
 	Broker broker;
-	EXPECT_EQ(TopicCreated::Automatic, topicCreate(broker.address(), "data", {}, 5000));
-	EXPECT_NO_THROW(brokerCheck(broker.address(), 5000));
+	EXPECT_EQ(TopicCreated::Automatic, topicCreate({broker.address()}, "data", {}, 5000));
+	EXPECT_NO_THROW(brokerCheck({broker.address()}, 5000));
 }
 
 // A server's signal handlers must never run on a thread of librdkafka's (facts 0.5).
