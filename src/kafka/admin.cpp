@@ -42,24 +42,26 @@ struct Asker
 	}
 
 	// The error with what the client had to say about it: "timed out" alone helps nobody.
-	[[noreturn]] void fail(const std::string &what, const std::string &reason)
+	[[noreturn]] void fail(const std::string &what, const std::string &reason, bool silent = false)
 	{
-		std::string said;
+		std::string said, vague;
 		while (EventPtr event{rd_kafka_queue_poll(mainQueue.get(), 0)})
 		{
 			auto trouble = troubleOf(client.get(), event.get());
 			if (trouble.fatal)
 				said = *trouble.fatal;
-			else if (trouble.passing && !trouble.vague)
-				said = *trouble.passing;
+			else if (trouble.passing)
+				(trouble.vague ? vague : said) = *trouble.passing;
 		}
-		throw Error(what + ": " + (said.empty() ? reason : said));
+		if (said.empty())
+			said = silent && !vague.empty() ? vague : reason;
+		throw Error(what + ": " + said);
 	}
 
 	[[noreturn]] void fail(const std::string &what, rd_kafka_resp_err_t err)
 	{
 		bool silent = err == RD_KAFKA_RESP_ERR__TIMED_OUT || err == RD_KAFKA_RESP_ERR__TRANSPORT;
-		fail(what, silent ? std::string("no answer in time") : std::string(rd_kafka_err2str(err)));
+		fail(what, silent ? std::string("no answer in time") : std::string(rd_kafka_err2str(err)), silent);
 	}
 
 	MetadataPtr metadata(rd_kafka_topic_t *topic)
@@ -122,7 +124,7 @@ TopicCreated topicCreate(const Cluster &cluster, const std::string &topic, const
 	// The request has its own timeout, so that an answer always comes; the margin is for its way through the queue.
 	EventPtr answer(rd_kafka_queue_poll(answers.get(), asker.leftMs() + 1000));
 	if (!answer)
-		asker.fail(what, "no answer in time");
+		asker.fail(what, "no answer in time", true);
 	auto err = rd_kafka_event_error(answer.get());
 	if (err == RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE)
 		return TopicCreated::Automatic;

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <fstream>
 #include <mutex>
 #include <thread>
 
@@ -73,6 +74,21 @@ void confSet(rd_kafka_conf_t *conf, const char *name, int64_t value)
 	confSet(conf, name, std::to_string(value));
 }
 
+namespace
+{
+// One line; read for every new client, so that a worker's restart takes up what the file says then.
+std::string readSecret(const Option &option)
+{
+	std::ifstream file(option.value);
+	std::string line;
+	if (!std::getline(file, line))
+		throw Error(option.key + ": cannot read \"" + option.value + "\", or it is empty");
+	if (line.ends_with('\r'))
+		line.pop_back();
+	return line;
+}
+} // namespace
+
 ConfPtr confNew(const std::string &brokers, const std::string &options, const std::string &clientId, int events)
 {
 	if (brokers.empty())
@@ -96,7 +112,10 @@ ConfPtr confNew(const std::string &brokers, const std::string &options, const st
 	if (auto *error = std::get_if<OptionsError>(&parsed))
 		throw Error("invalid Kafka options: " + error->detail);
 	for (const Option &option : std::get<Options>(parsed))
-		confSet(c, option.key.c_str(), option.value);
+		if (auto secret = secretInFile(option.key))
+			confSet(c, secret->c_str(), readSecret(option));
+		else
+			confSet(c, option.key.c_str(), option.value);
 	rd_kafka_conf_set_events(c, events | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG);
 	return conf;
 }
@@ -175,7 +194,10 @@ Trouble troubleOf(rd_kafka_t *client, rd_kafka_event_t *event)
 			const char *text = nullptr;
 			int level = 7;
 			if (rd_kafka_event_log(event, &facility, &text, &level) == 0 && level <= kWarning && text)
+			{
 				trouble.passing = text;
+				trouble.vague = true;
+			}
 			break;
 		}
 		case RD_KAFKA_EVENT_ERROR:
@@ -194,6 +216,9 @@ Trouble troubleOf(rd_kafka_t *client, rd_kafka_event_t *event)
 			else
 				trouble.passing = namedReason(err) + said;
 			trouble.vague = err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
+			// A broker that hangs up on a greeting in the wrong protocol gives no reason.
+			if (trouble.vague && trouble.passing)
+				*trouble.passing += ", or hang up at once: is security.protocol what they want?";
 			break;
 		}
 		default:

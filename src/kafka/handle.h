@@ -68,7 +68,8 @@ struct Trouble
 {
 	std::optional<std::string> fatal;
 	std::optional<std::string> passing;
-	bool vague = false; // "1/1 brokers are down" comes behind the reason and says less: not to be shown in its place
+	// Logs, and "1/1 brokers are down", come beside or behind the reason and say less: not to be shown in its place.
+	bool vague = false;
 };
 Trouble troubleOf(rd_kafka_t *client, rd_kafka_event_t *event);
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <optional>
 
 namespace mrsync::kafka
 {
@@ -42,7 +41,10 @@ std::string lower(std::string text)
 	return text;
 }
 
-std::string_view canonical(std::string_view key) { return key == "sasl.mechanisms" ? "sasl.mechanism" : key; }
+std::string canonical(std::string_view key)
+{
+	return key == "sasl.mechanisms" ? "sasl.mechanism" : secretInFile(key).value_or(std::string(key));
+}
 
 const Option *find(const Options &options, std::string_view key)
 {
@@ -144,7 +146,9 @@ std::optional<OptionsError> checkKeys(const Options &options)
 				return OptionsError{quoted(key) + " cannot be set here: " + denied.why + ".", ""};
 		for (size_t j = 0; j < i; ++j)
 			if (canonical(options[j].key) == canonical(key))
-				return OptionsError{quoted(key) + " is given twice.", ""};
+				return OptionsError{options[j].key == key ? quoted(key) + " is given twice."
+															  : quoted(options[j].key) + " and " + quoted(key) + " are the same option.",
+									""};
 	}
 	return std::nullopt;
 }
@@ -156,7 +160,7 @@ std::optional<OptionsError> checkValues(const Options &options)
 	for (const Option &option : options)
 	{
 		char reason[512] = "";
-		if (rd_kafka_conf_set(conf.get(), option.key.c_str(), option.value.c_str(), reason, sizeof reason) == RD_KAFKA_CONF_OK)
+		if (rd_kafka_conf_set(conf.get(), secretInFile(option.key).value_or(option.key).c_str(), option.value.c_str(), reason, sizeof reason) == RD_KAFKA_CONF_OK)
 			continue;
 		const std::string &key = option.key;
 		bool secret = key.find("password") != key.npos || key.ends_with(".pem") || key.ends_with("username");
@@ -203,6 +207,15 @@ std::optional<OptionsError> checkWhole(const Options &options)
 }
 
 } // namespace
+
+std::optional<std::string> secretInFile(std::string_view key)
+{
+	constexpr std::string_view suffix = ".file";
+	for (std::string_view secret : {"sasl.password", "ssl.key.password", "ssl.keystore.password"})
+		if (key.starts_with(secret) && key.substr(secret.size()) == suffix)
+			return std::string(secret);
+	return std::nullopt;
+}
 
 std::variant<Options, OptionsError> parseOptions(std::string_view text)
 {

@@ -9,6 +9,7 @@
 // - no client and no thread is made: the postmaster calls this.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -31,6 +32,10 @@ struct OptionsError
 	std::string detail; // what is wrong, with the option's key and librdkafka's reason
 	std::string hint;
 };
+
+// "sasl.password" for "sasl.password.file", our addition to librdkafka's keys: the secret is the first line of a file, so that
+// it stands neither in a configuration file nor in the log, where PostgreSQL writes what a reload changes.
+std::optional<std::string> secretInFile(std::string_view key);
 
 // Total. The files that options name are not looked at: they are read whenever a client is made.
 std::variant<Options, OptionsError> parseOptions(std::string_view text);

@@ -211,6 +211,8 @@ private:
 			if (link.target == region_->region && (link.status == "active" || link.status == "degraded"))
 				child(WorkerKind::Applier, link.source).wanted = true;
 		uint64_t kafkaOptions = kafkaOptionsStamp();
+		if (kafkaOptions != kafkaOptions_)
+			pgCall([] { ereport(LOG, (errmsg("mrsync.kafka_options has changed: the workers that speak to Kafka start again"))); });
 		for (Child &known : children_)
 		{
 			WorkerShared &place = region_->workers[known.place];

@@ -125,7 +125,8 @@ TEST(KafkaOptionsTest, RefusesWhatHasNoEffect)
 	EXPECT_EQ(detailOf("sasl.username=u"), "\"sasl.username\" has no effect without security.protocol=sasl_ssl or sasl_plaintext, which is not given.");
 	EXPECT_EQ(detailOf("security.protocol=ssl sasl.username=u"), "\"sasl.username\" has no effect without security.protocol=sasl_ssl or sasl_plaintext.");
 	EXPECT_EQ(detailOf("security.protocol=ssl security.protocol=plaintext"), "\"security.protocol\" is given twice.");
-	EXPECT_EQ(detailOf("security.protocol=sasl_ssl sasl.mechanism=PLAIN sasl.mechanisms=PLAIN"), "\"sasl.mechanisms\" is given twice.");
+	EXPECT_EQ(detailOf("security.protocol=sasl_ssl sasl.mechanism=PLAIN sasl.mechanisms=PLAIN"), "\"sasl.mechanism\" and \"sasl.mechanisms\" are the same option.");
+	EXPECT_EQ(detailOf("security.protocol=sasl_ssl sasl.password=x sasl.password.file=/x"), "\"sasl.password\" and \"sasl.password.file\" are the same option.");
 }
 
 TEST(KafkaOptionsTest, ALoginIsWhole)
@@ -139,7 +140,18 @@ TEST(KafkaOptionsTest, ALoginIsWhole)
 		EXPECT_EQ(detailOf(begin + " sasl.username=u"), "The login needs \"sasl.password\", which is not given.");
 		EXPECT_EQ(detailOf(begin + " sasl.username=u sasl.password=''"), "The login needs \"sasl.password\", which is empty.");
 		EXPECT_EQ(optionsOf(begin + " sasl.username=u sasl.password=p").size(), 4u);
+		EXPECT_EQ(optionsOf(begin + " sasl.username=u sasl.password.file=/no/such/file").size(), 4u); // looked at later
 	}
+}
+
+TEST(KafkaOptionsTest, SecretsMayBeInFiles)
+{
+	EXPECT_EQ(secretInFile("sasl.password.file"), "sasl.password");
+	EXPECT_EQ(secretInFile("ssl.key.password.file"), "ssl.key.password");
+	EXPECT_EQ(secretInFile("ssl.keystore.password.file"), "ssl.keystore.password");
+	for (const char *key : {"sasl.password", "sasl.password.files", "sasl.username.file", ".file", "", "xsasl.password.file"})
+		EXPECT_FALSE(secretInFile(key)) << key;
+	EXPECT_EQ(detailOf("security.protocol=ssl ssl.ca.location.file=/x"), "Option \"ssl.ca.location.file\": No such configuration property: \"ssl.ca.location.file\".");
 }
 
 // The value stands in the message of no error, also not the part of it that was taken for the next option.
