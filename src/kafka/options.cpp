@@ -70,13 +70,15 @@ public:
 	{
 		for (skipSpaces(); at_ < text_.size(); skipSpaces())
 		{
-			const std::string after = options.empty() ? "at the beginning" : "after the value of " + quoted(options.back().key);
 			size_t end = text_.find_first_of(std::string(kSpaces) + "='\\", at_);
 			std::string key(text_.substr(at_, end == std::string_view::npos ? end : end - at_));
 			at_ += key.size();
 			skipSpaces();
 			if (key.empty() || at_ == text_.size() || text_[at_] != '=')
-				return OptionsError{"What stands " + after + " is no key=value.", kFormHint};
+				return OptionsError{"What stands " +
+										(options.empty() ? "at the beginning" : "after the value of " + name(options, options.size() - 1)) +
+										" is no key=value.",
+									kFormHint};
 			++at_;
 			skipSpaces();
 			options.push_back({std::move(key), ""});

@@ -158,7 +158,7 @@ TEST(KafkaOptionsTest, SecretsMayBeInFiles)
 TEST(KafkaOptionsTest, TellsNoSecret)
 {
 	const std::string begin = "security.protocol=sasl_ssl sasl.mechanism=PLAIN sasl.username=u sasl.password=";
-	for (std::string end : {"'hunter2", "x hunter2", "x hunter2 ", "x hunter2=", "x hunter2=y", "x =hunter2", "x'hunter2", "x y=hunter2 z='",
+	for (std::string end : {"'hunter2", "x hunter2", "x hunter2 ", "x hunter2=", "x hunter2=y", "x hunter2=y z", "x hunter2=y hunter2", "x hunter2='y", "x =hunter2", "x'hunter2", "x y=hunter2 z='",
 							"hunter2 sasl.mechanism=PLAIN", "hunter2 acks=1", "hunter2 ssl.engine.location=hunter2", "hunter2 sasl.password=hunter2",
 							"hunter2 security.x=hunter2", "x 'hunter2'=y", "x hunter2\\ =y", "x a.hunter2=b c.hunter2=d"})
 	{
