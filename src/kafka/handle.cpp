@@ -168,7 +168,7 @@ bool isAuthorisation(rd_kafka_resp_err_t err)
 namespace
 {
 // librdkafka's sentences begin with addresses and thread names; these are what a person, or an alarm, looks for.
-std::string namedReason(rd_kafka_resp_err_t err)
+std::string namedReason(rd_kafka_resp_err_t err, const std::string &said)
 {
 	switch (err)
 	{
@@ -177,8 +177,8 @@ std::string namedReason(rd_kafka_resp_err_t err)
 			return "login refused: ";
 		case RD_KAFKA_RESP_ERR__SSL:
 			return "TLS failed: ";
-		default:
-			return "";
+		default: // a broker without TLS may just hang up
+			return said.find("SSL_HANDSHAKE") != said.npos ? "TLS failed: " : "";
 	}
 }
 } // namespace
@@ -214,7 +214,7 @@ Trouble troubleOf(rd_kafka_t *client, rd_kafka_event_t *event)
 			else if (isAuthorisation(err))
 				trouble.fatal = said;
 			else
-				trouble.passing = namedReason(err) + said;
+				trouble.passing = namedReason(err, said) + said;
 			trouble.vague = err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
 			// A broker that hangs up on a greeting in the wrong protocol gives no reason.
 			if (trouble.vague && trouble.passing)
