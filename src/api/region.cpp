@@ -3,6 +3,7 @@
 
 #include "kafka/admin.h"
 #include "pg/catalog.h"
+#include "pg/exit.h"
 #include "pg/guc.h"
 
 #include <csignal>
@@ -61,6 +62,7 @@ void checkSettings()
 
 template <typename F> auto askBroker(const std::string &brokers, F &&f)
 {
+	pgCall([] { exitWithoutLibraries(); });
 	try
 	{
 		return f();

@@ -44,6 +44,10 @@ bool kafkaOptionsCheck(char **value, void **, GucSource)
 	{
 		report.set(error);
 	}
+	catch (...)
+	{
+		report.setUnknown();
+	}
 	if (valid)
 		return true;
 	GUC_check_errcode(report.sqlState);

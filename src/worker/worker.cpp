@@ -1,6 +1,7 @@
 #include "worker/worker.h"
 
 #include "pg/clock.h"
+#include "pg/exit.h"
 #include "pg/fixed_settings.h"
 #include "pg/guard.h"
 #include "pg/guc.h"
@@ -220,7 +221,12 @@ void mrsync_worker_main(Datum)
 	bool failed = true;
 	try
 	{
-		pgCall([] { fixedSettingsForWorker(); });
+		pgCall(
+			[]
+			{
+				fixedSettingsForWorker();
+				exitWithoutLibraries();
+			});
 		runBody(Worker::create(arguments), arguments.kind);
 		failed = false;
 	}
