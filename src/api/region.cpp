@@ -3,6 +3,8 @@
 
 #include "kafka/admin.h"
 #include "pg/catalog.h"
+#include "pg/exit.h"
+#include "pg/guc.h"
 
 #include <csignal>
 #include <cstring>
@@ -60,6 +62,7 @@ void checkSettings()
 
 template <typename F> auto askBroker(const std::string &brokers, F &&f)
 {
+	pgCall([] { exitWithoutLibraries(); });
 	try
 	{
 		return f();
@@ -69,8 +72,8 @@ template <typename F> auto askBroker(const std::string &brokers, F &&f)
 		throw PgError(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
 					  "Kafka at \"" + brokers + "\" does not do what mrsync needs")
 			.detail(error.what())
-			.hint("Check that the brokers run, that this server reaches them under the names that they advertise, and "
-				  "that topics may be created.");
+			.hint("Check that the brokers run, that this server reaches them under the names that they advertise, that "
+				  "mrsync.kafka_options is what they want, and that topics may be created.");
 	}
 }
 
@@ -79,7 +82,7 @@ void checkBrokers(const std::string &brokers)
 	if (brokers.find_first_not_of(" ,") == std::string::npos)
 		throw PgError(ERRCODE_INVALID_PARAMETER_VALUE, "kafka_brokers is empty")
 			.hint("Give the addresses of one or more brokers: 'host:9092,host:9092'.");
-	askBroker(brokers, [&] { kafka::brokerCheck(brokers, kBrokerTimeoutMs); });
+	askBroker(brokers, [&] { kafka::brokerCheck({brokers, guc::kafkaOptions}, kBrokerTimeoutMs); });
 }
 
 std::string mySlotName()
@@ -129,7 +132,7 @@ void regionInit(const std::string &region, const std::string &brokers, const std
 	for (const std::string &name : {topic, topic + ".control"})
 	{
 		kafka::TopicCreated created = askBroker(
-			brokers, [&] { return kafka::topicCreate(brokers, name, kafka::TopicSettings{}, kBrokerTimeoutMs); });
+			brokers, [&] { return kafka::topicCreate({brokers, guc::kafkaOptions}, name, kafka::TopicSettings{}, kBrokerTimeoutMs); });
 		if (created == kafka::TopicCreated::Existed)
 			notice(NOTICE, "Kafka topic \"" + name + "\" exists already and is used as it is",
 				   "A region of this name has written to it before.",

@@ -24,10 +24,10 @@ struct Asker
 	ClientPtr client;
 	QueuePtr mainQueue;
 
-	Asker(const std::string &brokers, int timeoutMs)
-		: brokers(brokers), until(Clock::now() + std::chrono::milliseconds(timeoutMs))
+	Asker(const Cluster &cluster, int timeoutMs)
+		: brokers(cluster.brokers), until(Clock::now() + std::chrono::milliseconds(timeoutMs))
 	{
-		auto conf = confNew(brokers, "mrsync-admin", 0);
+		auto conf = confNew(cluster.brokers, cluster.options, "mrsync-admin", 0);
 		// A broker that takes the connection and stays silent would otherwise hold the question for a minute.
 		confSet(conf.get(), "socket.timeout.ms", std::clamp(timeoutMs, 100, 60000));
 		client = clientNew(RD_KAFKA_PRODUCER, std::move(conf));
@@ -42,25 +42,26 @@ struct Asker
 	}
 
 	// The error with what the client had to say about it: "timed out" alone helps nobody.
-	[[noreturn]] void fail(const std::string &what, const std::string &reason)
+	[[noreturn]] void fail(const std::string &what, const std::string &reason, bool silent = false)
 	{
-		std::string said;
+		std::string said, vague;
 		while (EventPtr event{rd_kafka_queue_poll(mainQueue.get(), 0)})
 		{
 			auto trouble = troubleOf(client.get(), event.get());
 			if (trouble.fatal)
 				said = *trouble.fatal;
-			// "1/1 brokers are down" comes last and says the least
-			else if (trouble.passing && rd_kafka_event_error(event.get()) != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
-				said = *trouble.passing;
+			else if (trouble.passing)
+				(trouble.vague ? vague : said) = *trouble.passing;
 		}
-		throw Error(what + ": " + (said.empty() ? reason : said));
+		if (said.empty())
+			said = silent && !vague.empty() ? vague : reason;
+		throw Error(what + ": " + said);
 	}
 
 	[[noreturn]] void fail(const std::string &what, rd_kafka_resp_err_t err)
 	{
 		bool silent = err == RD_KAFKA_RESP_ERR__TIMED_OUT || err == RD_KAFKA_RESP_ERR__TRANSPORT;
-		fail(what, silent ? std::string("no answer in time") : std::string(rd_kafka_err2str(err)));
+		fail(what, silent ? std::string("no answer in time") : std::string(rd_kafka_err2str(err)), silent);
 	}
 
 	MetadataPtr metadata(rd_kafka_topic_t *topic)
@@ -92,10 +93,10 @@ int partitionsOf(Asker &asker, const std::string &topic)
 }
 } // namespace
 
-TopicCreated topicCreate(const std::string &brokers, const std::string &topic, const TopicSettings &settings,
+TopicCreated topicCreate(const Cluster &cluster, const std::string &topic, const TopicSettings &settings,
 						 int timeoutMs)
 {
-	Asker asker(brokers, timeoutMs);
+	Asker asker(cluster, timeoutMs);
 	const auto what = "cannot create topic \"" + topic + "\"";
 	auto *client = asker.client.get();
 
@@ -123,7 +124,7 @@ TopicCreated topicCreate(const std::string &brokers, const std::string &topic, c
 	// The request has its own timeout, so that an answer always comes; the margin is for its way through the queue.
 	EventPtr answer(rd_kafka_queue_poll(answers.get(), asker.leftMs() + 1000));
 	if (!answer)
-		asker.fail(what, "no answer in time");
+		asker.fail(what, "no answer in time", true);
 	auto err = rd_kafka_event_error(answer.get());
 	if (err == RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE)
 		return TopicCreated::Automatic;
@@ -151,9 +152,9 @@ TopicCreated topicCreate(const std::string &brokers, const std::string &topic, c
 	}
 }
 
-Offsets topicOffsets(const std::string &brokers, const std::string &topic, int timeoutMs)
+Offsets topicOffsets(const Cluster &cluster, const std::string &topic, int timeoutMs)
 {
-	Asker asker(brokers, timeoutMs);
+	Asker asker(cluster, timeoutMs);
 	Offsets offsets;
 	auto err =
 		rd_kafka_query_watermark_offsets(asker.client.get(), topic.c_str(), 0, &offsets.low, &offsets.high, asker.leftMs());
@@ -162,9 +163,9 @@ Offsets topicOffsets(const std::string &brokers, const std::string &topic, int t
 	return offsets;
 }
 
-void brokerCheck(const std::string &brokers, int timeoutMs)
+void brokerCheck(const Cluster &cluster, int timeoutMs)
 {
-	Asker asker(brokers, timeoutMs);
+	Asker asker(cluster, timeoutMs);
 	asker.metadata(nullptr);
 }
 

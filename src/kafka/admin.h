@@ -24,8 +24,15 @@ enum class TopicCreated
 	Automatic, // the broker cannot create topics on request (mock): it will at the first produce
 };
 
+// Where a question goes.
+struct Cluster
+{
+	std::string brokers; // host:port[,host:port…]
+	std::string options = {}; // see kafka/options.h
+};
+
 // One partition, cleanup.policy=delete. A topic that exists must have exactly one partition: Error otherwise.
-TopicCreated topicCreate(const std::string &brokers, const std::string &topic, const TopicSettings &settings,
+TopicCreated topicCreate(const Cluster &cluster, const std::string &topic, const TopicSettings &settings,
 						 int timeoutMs);
 
 struct Offsets
@@ -33,9 +40,9 @@ struct Offsets
 	int64_t low = 0;
 	int64_t high = 0;
 };
-Offsets topicOffsets(const std::string &brokers, const std::string &topic, int timeoutMs);
+Offsets topicOffsets(const Cluster &cluster, const std::string &topic, int timeoutMs);
 
 // Throws Error when none of the brokers answers within the timeout.
-void brokerCheck(const std::string &brokers, int timeoutMs);
+void brokerCheck(const Cluster &cluster, int timeoutMs);
 
 } // namespace mrsync::kafka

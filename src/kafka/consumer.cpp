@@ -267,7 +267,7 @@ struct Consumer::Impl
 			auto trouble = troubleOf(client.get(), event.get());
 			if (trouble.fatal)
 				fail(std::move(*trouble.fatal));
-			if (trouble.passing)
+			if (trouble.passing && !(trouble.vague && troubled))
 			{
 				lastError = std::move(trouble.passing);
 				troubled = true;
@@ -288,7 +288,7 @@ Consumer::Consumer(const ConsumerConfig &config, int64_t offset, int wakeFd) : i
 	// Each message costs librdkafka some 400 bytes beside its own: small ones are bounded by number.
 	impl_->boundMessages = std::max<size_t>(impl_->boundBytes / 128, 1000);
 
-	auto conf = confNew(config.brokers, config.clientId, 0);
+	auto conf = confNew(config.brokers, config.options, config.clientId, 0);
 	auto *c = conf.get();
 	confSet(c, "enable.auto.commit", "false");
 	confSet(c, "enable.auto.offset.store", "false");

@@ -18,6 +18,7 @@ namespace mrsync::kafka
 struct ConsumerConfig
 {
 	std::string brokers;
+	std::string options; // see kafka/options.h
 	std::string clientId;
 	std::string topic;
 	size_t queueBytes = 16 * 1024 * 1024; // the most that is fetched ahead

@@ -1,7 +1,10 @@
 #include "kafka/handle.h"
 
+#include "kafka/options.h"
+
 #include <chrono>
 #include <condition_variable>
+#include <fstream>
 #include <mutex>
 #include <thread>
 
@@ -71,7 +74,22 @@ void confSet(rd_kafka_conf_t *conf, const char *name, int64_t value)
 	confSet(conf, name, std::to_string(value));
 }
 
-ConfPtr confNew(const std::string &brokers, const std::string &clientId, int events)
+namespace
+{
+// One line; read for every new client, so that a worker's restart takes up what the file says then.
+std::string readSecret(const Option &option)
+{
+	std::ifstream file(option.value);
+	std::string line;
+	if (!std::getline(file, line))
+		throw Error(option.key + ": cannot read \"" + option.value + "\", or it is empty");
+	if (line.ends_with('\r'))
+		line.pop_back();
+	return line;
+}
+} // namespace
+
+ConfPtr confNew(const std::string &brokers, const std::string &options, const std::string &clientId, int events)
 {
 	if (brokers.empty())
 		throw Error("no Kafka broker is named: expected host:port[,host:port…]");
@@ -90,6 +108,14 @@ ConfPtr confNew(const std::string &brokers, const std::string &clientId, int eve
 	confSet(c, "reconnect.backoff.ms", 50);
 	confSet(c, "reconnect.backoff.max.ms", 1000);
 	confSet(c, "topic.metadata.refresh.fast.interval.ms", 100);
+	auto parsed = parseOptions(options);
+	if (auto *error = std::get_if<OptionsError>(&parsed))
+		throw Error("invalid Kafka options: " + error->detail);
+	for (const Option &option : std::get<Options>(parsed))
+		if (auto secret = secretInFile(option.key))
+			confSet(c, secret->c_str(), readSecret(option));
+		else
+			confSet(c, option.key.c_str(), option.value);
 	rd_kafka_conf_set_events(c, events | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG);
 	return conf;
 }
@@ -130,8 +156,6 @@ bool isAuthorisation(rd_kafka_resp_err_t err)
 {
 	switch (err)
 	{
-		case RD_KAFKA_RESP_ERR__AUTHENTICATION:
-		case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
 		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
 		case RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED:
 		case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
@@ -140,6 +164,24 @@ bool isAuthorisation(rd_kafka_resp_err_t err)
 			return false;
 	}
 }
+
+namespace
+{
+// librdkafka's sentences begin with addresses and thread names; these are what a person, or an alarm, looks for.
+std::string namedReason(rd_kafka_resp_err_t err, const std::string &said)
+{
+	switch (err)
+	{
+		case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+		case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
+			return "login refused: ";
+		case RD_KAFKA_RESP_ERR__SSL:
+			return "TLS failed: ";
+		default: // a broker without TLS may just hang up
+			return said.find("SSL_HANDSHAKE") != said.npos ? "TLS failed: " : "";
+	}
+}
+} // namespace
 
 Trouble troubleOf(rd_kafka_t *client, rd_kafka_event_t *event)
 {
@@ -152,7 +194,10 @@ Trouble troubleOf(rd_kafka_t *client, rd_kafka_event_t *event)
 			const char *text = nullptr;
 			int level = 7;
 			if (rd_kafka_event_log(event, &facility, &text, &level) == 0 && level <= kWarning && text)
+			{
 				trouble.passing = text;
+				trouble.vague = true;
+			}
 			break;
 		}
 		case RD_KAFKA_EVENT_ERROR:
@@ -169,7 +214,11 @@ Trouble troubleOf(rd_kafka_t *client, rd_kafka_event_t *event)
 			else if (isAuthorisation(err))
 				trouble.fatal = said;
 			else
-				trouble.passing = said;
+				trouble.passing = namedReason(err, said) + said;
+			trouble.vague = err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
+			// A broker that hangs up on a greeting in the wrong protocol gives no reason.
+			if (trouble.vague && trouble.passing)
+				*trouble.passing += ", or hang up at once: is security.protocol what they want?";
 			break;
 		}
 		default:

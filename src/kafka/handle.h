@@ -48,8 +48,9 @@ using MessagePtr = std::unique_ptr<rd_kafka_message_t, Destroyer<rd_kafka_messag
 void destroyBounded(rd_kafka_t *client) noexcept;
 using ClientPtr = std::unique_ptr<rd_kafka_t, Destroyer<destroyBounded>>;
 
-// What every client of ours is configured with; set() throws Error on what librdkafka does not know.
-ConfPtr confNew(const std::string &brokers, const std::string &clientId, int events);
+// What every client of ours is configured with; options are text, see kafka/options.h. These throw Error on what librdkafka
+// does not know.
+ConfPtr confNew(const std::string &brokers, const std::string &options, const std::string &clientId, int events);
 void confSet(rd_kafka_conf_t *conf, const char *name, const std::string &value);
 void confSet(rd_kafka_conf_t *conf, const char *name, int64_t value);
 
@@ -67,10 +68,13 @@ struct Trouble
 {
 	std::optional<std::string> fatal;
 	std::optional<std::string> passing;
+	// Logs, and "1/1 brokers are down", come beside or behind the reason and say less: not to be shown in its place.
+	bool vague = false;
 };
 Trouble troubleOf(rd_kafka_t *client, rd_kafka_event_t *event);
 
-// Refused credentials or rights: no retry cures them.
+// Refused rights: no retry cures them. A refused login is not among them: librdkafka goes on trying once a second, and the
+// user may be made, or the password be corrected, at the broker.
 bool isAuthorisation(rd_kafka_resp_err_t err);
 
 } // namespace mrsync::kafka

@@ -50,6 +50,7 @@ struct Producer::Impl
 	uint64_t outstanding = 0; // records, not payloads
 	std::array<bool, 2> broken{};
 	Served collected; // since the last serve()
+	bool troubled = false; // something was said to be wrong, and nothing was acknowledged since
 
 	~Impl()
 	{
@@ -76,8 +77,12 @@ struct Producer::Impl
 				collected.fatal = std::string("a record for topic \"") + rd_kafka_topic_name(topics[topic].get()) +
 								  "\" was not accepted: " + rd_kafka_err2str(message.err);
 		}
-		else if ((opaque & 1) && !broken[topic])
-			collected.acked[topic]++;
+		else
+		{
+			troubled = false;
+			if ((opaque & 1) && !broken[topic])
+				collected.acked[topic]++;
+		}
 	}
 
 	// Waits at most timeoutMs for a first event, takes all there are.
@@ -95,15 +100,18 @@ struct Producer::Impl
 			auto trouble = troubleOf(client.get(), event.get());
 			if (trouble.fatal && !collected.fatal)
 				collected.fatal = std::move(trouble.fatal);
-			if (trouble.passing)
+			if (trouble.passing && !(trouble.vague && troubled))
+			{
 				collected.lastError = std::move(trouble.passing);
+				troubled = true;
+			}
 		}
 	}
 };
 
 Producer::Producer(const ProducerConfig &config, int wakeFd) : impl_(std::make_unique<Impl>())
 {
-	auto conf = confNew(config.brokers, config.clientId, RD_KAFKA_EVENT_DR);
+	auto conf = confNew(config.brokers, config.options, config.clientId, RD_KAFKA_EVENT_DR);
 	auto *c = conf.get();
 	confSet(c, "enable.idempotence", "true"); // implies acks=all, unlimited retries and order
 	confSet(c, "linger.ms", 0);

@@ -28,6 +28,7 @@ constexpr size_t kChunkBytes = 768 * 1024;
 struct ProducerConfig
 {
 	std::string brokers;  // host:port[,host:port…]
+	std::string options;  // see kafka/options.h
 	std::string clientId; // shown in the broker's logs
 	std::array<std::string, 2> topics; // topic 0: data, topic 1: control
 	size_t queueBytes = 64 * 1024 * 1024; // the most that waits unacknowledged in memory

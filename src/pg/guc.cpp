@@ -1,8 +1,11 @@
 #include "pg/guc.h"
 
-#include "pg/server.h"
+#include "pg/guard.h"
+
+#include "kafka/options.h"
 
 #include <climits>
+#include <cstring>
 
 namespace mrsync::guc
 {
@@ -15,6 +18,63 @@ int heartbeatIntervalMs = 1000;
 int ackIntervalMs = 50;
 int applyErrorRetrySeconds = 10;
 int producerQueueMb = 64;
+char *kafkaOptions = const_cast<char *>("");
+
+namespace
+{
+
+constexpr char kKafkaOptions[] = "mrsync.kafka_options";
+
+// Our own message: PostgreSQL's would show the value, and the password in it.
+bool kafkaOptionsCheck(char **value, void **, GucSource)
+{
+	guard::Report report;
+	bool valid = false;
+	try
+	{
+		auto parsed = kafka::parseOptions(*value);
+		if (auto *error = std::get_if<kafka::OptionsError>(&parsed))
+			report.set(PgError(ERRCODE_INVALID_PARAMETER_VALUE, std::string("invalid value for parameter \"") + kKafkaOptions + "\"")
+						   .detail(error->detail)
+						   .hint(error->hint));
+		else
+			valid = true;
+	}
+	catch (const std::exception &error)
+	{
+		report.set(error);
+	}
+	catch (...)
+	{
+		report.setUnknown();
+	}
+	if (valid)
+		return true;
+	GUC_check_errcode(report.sqlState);
+	GUC_check_errmsg("%s", report.message);
+	if (report.detail[0])
+		GUC_check_errdetail("%s", report.detail);
+	if (report.hint[0])
+		GUC_check_errhint("%s", report.hint);
+	return false;
+}
+
+void defineKafkaOptions()
+{
+	// What the files say, known before the setting is. If it is refused, PostgreSQL warns and goes on with the default,
+	// which speaks to Kafka in the clear: then rather no server, as with its own settings.
+	const char *given = GetConfigOption(kKafkaOptions, true, false);
+	char *wanted = given ? pstrdup(given) : nullptr;
+	DefineCustomStringVariable(kKafkaOptions, "How Kafka is spoken to: encryption and login.",
+							   "librdkafka's options: security.protocol=sasl_ssl sasl.mechanism=PLAIN sasl.password='…' …", &kafkaOptions, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, kafkaOptionsCheck, nullptr, nullptr);
+	if (wanted && strcmp(wanted, kafkaOptions) != 0)
+		ereport(FATAL, (errcode(ERRCODE_CONFIG_FILE_ERROR), errmsg("invalid value for parameter \"%s\"", kKafkaOptions),
+						errdetail("The warning before says what is wrong with it."),
+						errhint("The server does not start with it: without encryption and login it would speak to Kafka in the clear.")));
+}
+
+} // namespace
 
 void define()
 {
@@ -43,6 +103,7 @@ void define()
 	DefineCustomIntVariable("mrsync.producer_queue", "Most that waits in memory for the broker's acknowledgement.",
 							"When it is full, decoding waits; WAL is kept on disk meanwhile.", &producerQueueMb, 64, 1, 1024,
 							PGC_POSTMASTER, GUC_UNIT_MB, nullptr, nullptr, nullptr);
+	defineKafkaOptions();
 	MarkGUCPrefixReserved("mrsync");
 }
 

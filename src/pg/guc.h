@@ -13,6 +13,8 @@ extern int ackIntervalMs;		   // how often an applier acknowledges while it appl
 extern int applyErrorRetrySeconds; // how often parked events are tried again
 extern int producerQueueMb;		   // the most that waits for the broker in memory
 
+extern char *kafkaOptions;		   // how Kafka is spoken to, see kafka/options.h; always valid; holds secrets
+
 void define();
 
 } // namespace mrsync::guc

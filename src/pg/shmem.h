@@ -68,6 +68,7 @@ struct WorkerShared
 	TimestampTz stateAt;
 	char lastError[1024]; // message — detail — hint
 	TimestampTz lastErrorAt;
+	uint64_t kafkaOptions; // what it was started with, see kafkaOptionsStamp
 	// progress, written by the worker without the lock
 	std::atomic<uint64_t> sequence; // extractor: last produced; applier: last applied
 	std::atomic<int64_t> hlc;		// of that transaction

@@ -139,6 +139,7 @@ private:
 			});
 		kafka::ConsumerConfig config;
 		config.brokers = brokers;
+		config.options = guc::kafkaOptions;
 		config.clientId = std::string("mrsync-") + region_->region;
 		config.topic = topic_;
 		consumer_ = std::make_unique<kafka::Consumer>(config, offset, worker_.wakeFd());

@@ -14,6 +14,8 @@ namespace mrsync
 namespace
 {
 
+constexpr int64_t kRetryPause = 5 * USECS_PER_SEC;
+
 std::string controlTopic(const RegionShared *region, const std::string &peer)
 {
 	return std::string("mrsync.") + region->group + "." + peer + ".control";
@@ -55,19 +57,52 @@ void ControlPlane::peers(const std::map<std::string, std::string> &brokers)
 	for (const auto &[name, list] : brokers)
 	{
 		Peer &peer = peers_[name];
-		if (peer.consumer && peer.brokers == list)
+		bool same = peer.brokers == list && peer.options == guc::kafkaOptions;
+		if (same && (peer.consumer || GetCurrentTimestamp() < peer.retryAt))
 			continue;
+		peer.brokers = list;
+		peer.options = guc::kafkaOptions;
+		connect(name, peer);
+	}
+}
+
+void ControlPlane::connect(const std::string &name, Peer &peer)
+{
+	int64_t offset = kafka::kFromBeginning;
+	if (!peer.fromBeginning)
+	{
 		spi::Rows position =
 			spi::query("SELECT next_offset FROM mrsync.control_position WHERE region_id = $1", {name});
-		int64_t offset = position.empty() ? kafka::kFromBeginning : std::stoll(*position[0][0]);
-		kafka::ConsumerConfig config;
-		config.brokers = list;
-		config.clientId = std::string("mrsync-") + worker_.region->region + "-control";
-		config.topic = controlTopic(worker_.region, name);
-		config.queueBytes = 1024 * 1024;
-		peer.brokers = list;
+		if (!position.empty())
+			offset = std::stoll(*position[0][0]);
+	}
+	kafka::ConsumerConfig config;
+	config.brokers = peer.brokers;
+	config.options = peer.options;
+	config.clientId = std::string("mrsync-") + worker_.region->region + "-control";
+	config.topic = controlTopic(worker_.region, name);
+	config.queueBytes = 1024 * 1024;
+	peer.consumer.reset();
+	try
+	{
 		peer.consumer = std::make_unique<kafka::Consumer>(config, offset, worker_.wakeFd());
 	}
+	catch (const kafka::Error &error)
+	{
+		// A certificate that cannot be read, say. It must not end the coordinator, which the other workers hang on.
+		failed(name, peer, error.what());
+	}
+}
+
+void ControlPlane::failed(const std::string &name, Peer &peer, const std::string &why)
+{
+	peer.consumer.reset();
+	peer.retryAt = peer.trouble.empty() ? 0 : GetCurrentTimestamp() + kRetryPause;
+	if (peer.trouble == why)
+		return;
+	peer.trouble = why;
+	pgCall([&, text = why.c_str(), peerName = name.c_str()]
+		   { ereport(LOG, (errmsg("cannot read the control topic of region %s: %s", peerName, text))); });
 }
 
 bool ControlPlane::receive()
@@ -76,6 +111,8 @@ bool ControlPlane::receive()
 	bool more = false;
 	for (auto &[name, peer] : peers_)
 	{
+		if (!peer.consumer)
+			continue;
 		std::vector<std::string> events;
 		int64_t nextOffset = 0;
 		kafka::Consumer::Polled polled = peer.consumer->poll(kMost, 0,
@@ -85,19 +122,17 @@ bool ControlPlane::receive()
 																 nextOffset = record.nextOffset;
 															 });
 		if (!events.empty())
+		{
+			peer.fromBeginning = false;
+			peer.trouble.clear();
 			store(name, events, nextOffset);
+		}
 		more |= polled.records == kMost;
 		if (polled.fatal)
 		{
-			// The topic was recreated or truncated. Its rows say the present state: start at its beginning.
-			pgCall([&, why = polled.fatal->c_str(), peerName = name.c_str()]
-				   { ereport(LOG, (errmsg("reading the control topic of region %s from its beginning: %s", peerName, why))); });
-			kafka::ConsumerConfig config;
-			config.brokers = peer.brokers;
-			config.clientId = std::string("mrsync-") + worker_.region->region + "-control";
-			config.topic = controlTopic(worker_.region, name);
-			config.queueBytes = 1024 * 1024;
-			peer.consumer = std::make_unique<kafka::Consumer>(config, kafka::kFromBeginning, worker_.wakeFd());
+			// Most likely the topic was recreated or truncated. Its rows say the present state: start at its beginning.
+			peer.fromBeginning = true;
+			failed(name, peer, *polled.fatal);
 		}
 	}
 	return more;

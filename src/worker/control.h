@@ -32,8 +32,15 @@ private:
 	struct Peer
 	{
 		std::string brokers;
-		std::unique_ptr<kafka::Consumer> consumer;
+		std::string options;
+		std::unique_ptr<kafka::Consumer> consumer; // null: could not be had; again at retryAt
+		TimestampTz retryAt = 0;
+		bool fromBeginning = false;
+		std::string trouble; // said last
 	};
+	void connect(const std::string &name, Peer &peer);
+	// The consumer is of no use: a new one, after a while when that has happened before.
+	void failed(const std::string &name, Peer &peer, const std::string &why);
 	void store(const std::string &peer, const std::vector<std::string> &events, int64_t nextOffset);
 	void acknowledged(const std::string &peer, uint64_t sequence);
 

@@ -18,6 +18,7 @@
 extern "C"
 {
 #include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
 #include "replication/slot.h"
 }
 
@@ -209,21 +210,41 @@ private:
 		for (const Link &link : links_)
 			if (link.target == region_->region && (link.status == "active" || link.status == "degraded"))
 				child(WorkerKind::Applier, link.source).wanted = true;
+		uint64_t kafkaOptions = kafkaOptionsStamp();
+		if (kafkaOptions != kafkaOptions_)
+			pgCall([] { ereport(LOG, (errmsg("mrsync.kafka_options has changed: the workers that speak to Kafka start again"))); });
 		for (Child &known : children_)
 		{
 			WorkerShared &place = region_->workers[known.place];
 			bool isRunning = running(known);
+			// A client keeps the options that it was made with. Workers are begun anew, also those that wait for their next
+			// attempt with the former ones.
+			if (kafkaOptions != kafkaOptions_)
+				startAtOnce(known);
+			if (isRunning && known.wanted && place.pid != 0 && place.kafkaOptions != kafkaOptions && !ConfigReloadPending)
+			{
+				kill(place.pid, SIGTERM);
+				startAtOnce(known);
+			}
 			if (isRunning && !known.wanted)
 			{
 				if (pid_t pid = place.pid)
 					kill(pid, SIGTERM);
-				known.delay = kRestartFirst / 2;
+				startAtOnce(known);
 			}
 			else if (!isRunning && known.wanted && GetCurrentTimestamp() >= known.notBefore)
 				start(known);
 			else if (isRunning && GetCurrentTimestamp() - known.startedAt >= kHealthy)
 				place.restarts = 0;
 		}
+		kafkaOptions_ = kafkaOptions;
+	}
+
+	// Its next start is not delayed by how its former ones went.
+	static void startAtOnce(Child &child)
+	{
+		child.delay = kRestartFirst / 2; // running() doubles it
+		child.notBefore = 0;
 	}
 
 	void start(Child &child)
@@ -402,6 +423,7 @@ private:
 	std::vector<Link> links_;
 	std::deque<Child> children_;
 	std::deque<std::pair<uint64_t, TimestampTz>> samples_; // our newest sequence, and its commit, from time to time
+	uint64_t kafkaOptions_ = kafkaOptionsStamp();
 	TimestampTz describedAt_ = 0;
 	int64_t partitionedFor_ = 0;
 };

@@ -126,6 +126,7 @@ private:
 		std::string topic = std::string("mrsync.") + region_->group + "." + region_->region;
 		kafka::ProducerConfig config;
 		config.brokers = brokers;
+		config.options = guc::kafkaOptions;
 		config.clientId = std::string("mrsync-") + region_->region;
 		config.topics = {topic, topic + ".control"};
 		config.queueBytes = static_cast<size_t>(guc::producerQueueMb) * 1024 * 1024;

@@ -1,8 +1,10 @@
 #include "worker/worker.h"
 
 #include "pg/clock.h"
+#include "pg/exit.h"
 #include "pg/fixed_settings.h"
 #include "pg/guard.h"
+#include "pg/guc.h"
 
 #include <csignal>
 #include <cstring>
@@ -90,6 +92,7 @@ Worker &Worker::create(const WorkerArguments &arguments)
 			place->startedAt = GetCurrentTimestamp();
 			place->state[0] = '\0';
 			place->caughtUp.store(false);
+			place->kafkaOptions = kafkaOptionsStamp();
 			place->latch.store(MyLatch);
 			LWLockRelease(shmemLock());
 			myPlace = place;
@@ -120,6 +123,8 @@ void Worker::wait(long timeoutMs)
 	{
 	}
 }
+
+uint64_t kafkaOptionsStamp() { return std::hash<std::string_view>{}(guc::kafkaOptions); }
 
 void Worker::reloadSettings()
 {
@@ -216,7 +221,12 @@ void mrsync_worker_main(Datum)
 	bool failed = true;
 	try
 	{
-		pgCall([] { fixedSettingsForWorker(); });
+		pgCall(
+			[]
+			{
+				fixedSettingsForWorker();
+				exitWithoutLibraries();
+			});
 		runBody(Worker::create(arguments), arguments.kind);
 		failed = false;
 	}

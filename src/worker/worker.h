@@ -61,6 +61,9 @@ void coordinatorRun(Worker &worker);
 // Starts a worker in a place of its region's table; null when the server has no background worker left.
 BackgroundWorkerHandle *workerStart(const WorkerArguments &arguments);
 
+// The present mrsync.kafka_options as a number: their text is no business of shared memory.
+uint64_t kafkaOptionsStamp();
+
 // Registers the launcher; called by _PG_init.
 void launcherRegister();
 

@@ -5,6 +5,8 @@
 //   kafkactl BROKERS offsets TOPIC
 //   kafkactl BROKERS cat TOPIC         every record there is, one a line, with its offset
 //   kafkactl BROKERS expire TOPIC OFFSET   takes away the records before it, as retention does
+//
+// MRSYNC_KAFKA_OPTIONS: as mrsync.kafka_options
 #include "kafka/admin.h"
 #include "kafka/consumer.h"
 #include "kafka/handle.h"
@@ -19,10 +21,17 @@ namespace
 {
 constexpr int kTimeoutMs = 10000;
 
+std::string options()
+{
+	const char *given = std::getenv("MRSYNC_KAFKA_OPTIONS");
+	return given ? given : "";
+}
+
 int cat(const std::string &brokers, const std::string &topic)
 {
 	ConsumerConfig config;
 	config.brokers = brokers;
+	config.options = options();
 	config.clientId = "kafkactl";
 	config.topic = topic;
 	Consumer consumer(config, kFromBeginning, -1);
@@ -44,7 +53,7 @@ int cat(const std::string &brokers, const std::string &topic)
 
 int expire(const std::string &brokers, const std::string &topic, int64_t before)
 {
-	auto client = clientNew(RD_KAFKA_PRODUCER, confNew(brokers, "kafkactl", 0));
+	auto client = clientNew(RD_KAFKA_PRODUCER, confNew(brokers, options(), "kafkactl", 0));
 	auto *range = rd_kafka_topic_partition_list_new(1);
 	rd_kafka_topic_partition_list_add(range, topic.c_str(), 0)->offset = before;
 	auto *wanted = rd_kafka_DeleteRecords_new(range);
@@ -72,18 +81,18 @@ int main(int argc, char **argv)
 	{
 		if (verb == "ping")
 		{
-			brokerCheck(brokers, what.empty() ? kTimeoutMs : std::atoi(what.c_str()));
+			brokerCheck({brokers, options()}, what.empty() ? kTimeoutMs : std::atoi(what.c_str()));
 			return 0;
 		}
 		if (verb == "create" && !what.empty())
 		{
-			auto created = topicCreate(brokers, what, {}, kTimeoutMs);
+			auto created = topicCreate({brokers, options()}, what, {}, kTimeoutMs);
 			puts(created == TopicCreated::Created ? "created" : created == TopicCreated::Existed ? "existed" : "automatic");
 			return 0;
 		}
 		if (verb == "offsets" && !what.empty())
 		{
-			auto offsets = topicOffsets(brokers, what, kTimeoutMs);
+			auto offsets = topicOffsets({brokers, options()}, what, kTimeoutMs);
 			printf("%lld %lld\n", static_cast<long long>(offsets.low), static_cast<long long>(offsets.high));
 			return 0;
 		}

@@ -178,7 +178,7 @@ TEST(Kafka, RoundTrip)
 
 	Consumer later(consuming(broker.address()), 2, -1);
 	EXPECT_EQ(binary, take(later, 1).at(0).payload);
-	auto offsets = topicOffsets(broker.address(), "data", 5000);
+	auto offsets = topicOffsets({broker.address()}, "data", 5000);
 	EXPECT_EQ(0, offsets.low);
 	EXPECT_EQ(3, offsets.high);
 }
@@ -401,10 +401,68 @@ TEST(Kafka, EndIsBoundedWhereNoBrokerEverWas)
 		EXPECT_FALSE(producer.flush(100));
 	}
 	EXPECT_LT(Clock::now() - start, 10s);
-	EXPECT_THROW(brokerCheck("127.0.0.1:1", 500), Error);
-	EXPECT_THROW(topicCreate("127.0.0.1:1", "data", {}, 500), Error);
-	EXPECT_THROW(topicOffsets("127.0.0.1:1", "data", 500), Error);
-	EXPECT_THROW(brokerCheck("", 500), Error);
+	EXPECT_THROW(brokerCheck({"127.0.0.1:1"}, 500), Error);
+	EXPECT_THROW(topicCreate({"127.0.0.1:1"}, "data", {}, 500), Error);
+	EXPECT_THROW(topicOffsets({"127.0.0.1:1"}, "data", 500), Error);
+	EXPECT_THROW(brokerCheck({""}, 500), Error);
+}
+
+// A worker that ended for it would be started again and again; and the next reload brings what is right.
+TEST(Kafka, WrongOptionsArePassingAndNamed)
+{
+	Broker broker; // in the clear
+	auto config = producing(broker.address());
+	config.options = "security.protocol=ssl broker.address.family=v4";
+	Producer producer(config, -1);
+	ASSERT_TRUE(produce(producer, 0, "x"));
+	auto from = consuming(broker.address());
+	from.options = config.options;
+	Consumer consumer(from, kFromBeginning, -1);
+	std::optional<std::string> produced, consumed;
+	Producer::Served served;
+	Consumer::Polled polled;
+	auto named = [](std::optional<std::string> &last, const std::optional<std::string> &said)
+	{
+		if (said)
+			last = said;
+		return last && last->starts_with("TLS failed: ");
+	};
+	EXPECT_TRUE(eventually([&] { return named(produced, (served = producer.serve(10)).lastError); })) << produced.value_or("");
+	EXPECT_TRUE(eventually([&] { return named(consumed, (polled = consumer.poll(1, 10, [](Record &&) {})).lastError); }))
+		<< consumed.value_or("");
+	EXPECT_FALSE(served.fatal);
+	EXPECT_FALSE(polled.fatal);
+	EXPECT_THROW(brokerCheck({broker.address(), config.options}, 500), Error);
+}
+
+TEST(Kafka, OptionsThatCannotBeUsedAreSaidAtOnce)
+{
+	auto reason = [](const std::string &options)
+	{
+		try
+		{
+			auto config = producing("127.0.0.1:1");
+			config.options = options;
+			Producer producer(config, -1);
+		}
+		catch (const Error &error)
+		{
+			return std::string(error.what());
+		}
+		return std::string();
+	};
+	EXPECT_EQ("invalid Kafka options: \"acks\" cannot be set here.", reason("acks=0"));
+	EXPECT_NE(std::string::npos, reason("security.protocol=ssl ssl.ca.location=/no/such/file").find("ssl.ca.location"));
+	const std::string login = "security.protocol=sasl_plaintext sasl.mechanism=PLAIN sasl.username=u sasl.password.file=";
+	EXPECT_EQ("sasl.password.file: cannot read \"/no/such/file\", or it is empty", reason(login + "/no/such/file"));
+	char path[] = "/tmp/mrsync-secret-XXXXXX";
+	int fd = mkstemp(path);
+	ASSERT_GE(fd, 0);
+	EXPECT_NE("", reason(login + path)); // empty
+	ASSERT_EQ(5, write(fd, "p w\r\n", 5));
+	EXPECT_EQ("", reason(login + path));
+	close(fd);
+	unlink(path);
 }
 
 TEST(Kafka, OffsetOutOfRangeIsFatal)
@@ -477,8 +535,8 @@ TEST(Kafka, ThrowingSinkLosesOnlyWhatItSaw)
 TEST(Kafka, MockMakesTopicsByItself)
 {
 	Broker broker;
-	EXPECT_EQ(TopicCreated::Automatic, topicCreate(broker.address(), "data", {}, 5000));
-	EXPECT_NO_THROW(brokerCheck(broker.address(), 5000));
+	EXPECT_EQ(TopicCreated::Automatic, topicCreate({broker.address()}, "data", {}, 5000));
+	EXPECT_NO_THROW(brokerCheck({broker.address()}, 5000));
 }
 
 // A server's signal handlers must never run on a thread of librdkafka's (facts 0.5).

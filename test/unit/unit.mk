@@ -1,4 +1,4 @@
-# Tests of src/core: no server, no Kafka. Included by the top-level Makefile; works alone too (make -f test/unit/unit.mk).
+# Tests of src/core, and of the part of src/kafka that only reads: no server, no Kafka. Included by the top-level Makefile; works alone too (make -f test/unit/unit.mk).
 #
 #   make unit         GoogleTest under ASan and UBSan, and a short simulation under them
 #   make sim          the simulation, optimised, after a test of itself: SIM_ARGS="--seconds 60", "--seeds 17 1", ...
@@ -12,7 +12,7 @@ SIM_ARGS ?= --seconds 30
 UNIT_SIM_ARGS ?= --seeds 1 60
 
 core_objects = $(patsubst %.cpp,$(BUILD)/$(1)/%.o,$(wildcard src/core/*.cpp) $(wildcard $(2)))
-UNIT_OBJS = $(call core_objects,sanitized,test/unit/*_test.cpp)
+UNIT_OBJS = $(call core_objects,sanitized,test/unit/*_test.cpp) $(BUILD)/sanitized/src/kafka/options.o
 SIM_OBJS = $(call core_objects,optimised,test/sim/*.cpp)
 SIM_SANITIZED_OBJS = $(call core_objects,sanitized,test/sim/*.cpp)
 CORE_BENCH_OBJS = $(call core_objects,optimised,test/unit/core_bench.cpp)
@@ -31,7 +31,7 @@ core-bench: $(BUILD)/core_bench
 	$(BUILD)/core_bench
 
 $(BUILD)/unit_tests: $(UNIT_OBJS)
-	$(CXX) $(SANITIZE) $^ -lgtest -lgtest_main -ljansson -lcrypto -pthread -o $@
+	$(CXX) $(SANITIZE) $^ -lgtest -lgtest_main -ljansson -lcrypto -lrdkafka -pthread -o $@
 
 $(BUILD)/sim_sanitized: $(SIM_SANITIZED_OBJS)
 	$(CXX) $(SANITIZE) $^ -lcrypto -o $@
