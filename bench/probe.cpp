@@ -110,8 +110,10 @@ int latency(char **arguments)
 	Session watcher(target);
 	std::string newest = "SELECT ";
 	for (int client = 0; client < kClients; ++client)
-		newest += (client ? ", " : "") + std::string("(SELECT max(id) FROM bench.entry WHERE id >= ") +
-				  std::to_string(firstId(client)) + " AND id < " + std::to_string(firstId(client + 1)) + ")";
+		// not max(id): planned while the range is empty, that reads all of it ever after
+		newest += (client ? ", " : "") + std::string("(SELECT id FROM bench.entry WHERE id >= ") +
+				  std::to_string(firstId(client)) + " AND id < " + std::to_string(firstId(client + 1)) +
+				  " ORDER BY id DESC LIMIT 1)";
 	watcher.prepare(newest);
 
 	int64_t begin = nowUs() + 200'000;
