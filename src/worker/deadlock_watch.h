@@ -1,4 +1,4 @@
-// Sees to it that on a deadlock it is the applier that yields, never the user (design.md 5).
+// Sees to it that on a deadlock it is the applier that yields, never the user (I4).
 //
 // PostgreSQL looks for a deadlock once per wait, deadlock_timeout after the wait began. A short deadlock_timeout makes
 // the applier the victim when it is the last to wait. When it was there first, it has looked already: the user, who

@@ -1,6 +1,6 @@
 # Very large and very many transactions: everything arrives, and no process grows with them.
 #
-# Proves the memory side of I8 and of design.md 5: the extractor's memory is bounded by the producer's queue and
+# Proves the memory side of I8: the extractor's memory is bounded by the producer's queue and
 # logical_decoding_work_mem, the applier's by mrsync.applier_work_mem and the consumer's queue; what is larger goes to
 # disk, and is complete there before the first row lock is taken. And I7: an applier that is ended in the middle of a
 # large transaction leaves nothing of it behind, and starts it again.

@@ -1,8 +1,7 @@
 # What cannot be applied is parked, named, and tried again until it can; nothing else waits for it.
 #
 # Proves I2 for events that fail (nothing lost, nothing twice), I8 (nothing is skipped silently), I9 (the applier acts as
-# the table's owner in a security-restricted context), and of design.md 5: "on a deadlock it is the applier that
-# yields". Last, that nothing of all this comes back to where it came from (loop prevention): the receiver, which
+# the table's owner in a security-restricted context), and I4 at a deadlock: it is the applier that yields. Last, that nothing of all this comes back to where it came from (loop prevention): the receiver, which
 # writes nothing of its own to these tables, has produced no transaction at all.
 use strict;
 use warnings;
