@@ -104,7 +104,8 @@ std::string behindOf(uint64_t goal)
 	spi::Rows rows = spi::query(
 		"SELECT pg_catalog.string_agg(pg_catalog.format('\"%s\" (%s)', l.target_region, CASE "
 		"WHEN p.acked_sequence > 0 THEN pg_catalog.format('has applied what was committed here until %s; the newest commit is "
-		"%s of WAL further on', a.committed_at, pg_catalog.pg_size_pretty((g.goal & g.position) - (p.acked_sequence & g.position))) "
+		"%s of WAL further on', coalesce(a.committed_at::text, 'a time that is not known'), "
+		"pg_catalog.pg_size_pretty((g.goal & g.position) - (p.acked_sequence & g.position))) "
 		"ELSE 'has not acknowledged anything yet' END), ', ' ORDER BY l.target_region) "
 		"FROM (SELECT $1::bigint, (1::bigint << 48) - 1) g (goal, position) CROSS JOIN mrsync.replication_link l "
 		"JOIN mrsync.region r ON r.region_id = l.source_region AND r.is_local "

@@ -175,16 +175,7 @@ private:
 		case SequenceChain::Verdict::Stale:
 			return;
 		case SequenceChain::Verdict::Gap:
-			if (chain_.sequence() == 0)
-				throw PgError(ERRCODE_DATA_EXCEPTION, "topic " + topic_ + " does not begin with the first transaction of region " +
-														  worker_.peer)
-					.detail("Its first record, at offset " + std::to_string(record.offset) + ", follows sequence " +
-							std::to_string(event.tx.previous) + ": what was before has expired, or the topic was made anew.")
-					.hint("A new link needs the whole topic. Its retention is the time in which links can be added.");
-			throw PgError(ERRCODE_DATA_EXCEPTION, "transactions of region " + worker_.peer + " are missing in topic " + topic_)
-				.detail("The record at offset " + std::to_string(record.offset) + " follows sequence " +
-						std::to_string(event.tx.previous) + ", but the last one applied here is " +
-						std::to_string(chain_.sequence()) + ".");
+			throw missing(event.tx, record.offset);
 		}
 		switch (gate_.judge(event.tx))
 		{
@@ -210,6 +201,20 @@ private:
 		clockAdopt(region_, inbox_.last().hlc);
 		applyUntilDone(nextOffset);
 		inbox_.clear();
+	}
+
+	PgError missing(const Envelope &tx, int64_t offset) const
+	{
+		// of a transaction whose beginning is gone, nothing can be applied
+		std::string whole = "What can be read, from offset " + std::to_string(offset) + " on, follows sequence " +
+							std::to_string(tx.position == 1 ? tx.previous : tx.sequence);
+		if (chain_.sequence() == 0)
+			return PgError(ERRCODE_DATA_EXCEPTION, "topic " + topic_ + " does not begin with the first transaction of region " +
+													   worker_.peer)
+				.detail(whole + ": what was before has expired, or the topic was made anew.")
+				.hint("A new link needs the whole topic. Its retention is the time in which links can be added.");
+		return PgError(ERRCODE_DATA_EXCEPTION, "transactions of region " + worker_.peer + " are missing in topic " + topic_)
+			.detail(whole + ", but the last one applied here is " + std::to_string(chain_.sequence()) + ".");
 	}
 
 	// A repeated transaction of a new incarnation must be one that was applied here. Else the region's name has come back

@@ -272,6 +272,18 @@ eu("SELECT mrsync.link_create('us', 'eu')");
 $lab->wait_until('eu to name it', sub { link_state('eu', 'us') =~ /^degraded: .*does not begin with the first transaction/ });
 pass('a new link that would begin in the middle says so: ' . link_state('eu', 'us'));
 
+# what is gone is gone; the documented way on. (Here the first transaction's beginning has expired, and its end is there.)
+my ($offset, $sequence) = eu("SELECT last_error FROM mrsync.worker_status WHERE source_region = 'us'") =~ /from offset (\d+) on, follows sequence (\d+)/;
+ok($sequence, 'and where the topic begins');
+eu("SELECT mrsync.link_pause(link_id) FROM mrsync.replication_link WHERE source_region = 'us'");
+$lab->wait_until('its applier to end', sub { !worker_pid($lab, 'eu', 'applier', 'us') });
+eu("INSERT INTO mrsync.link_position (source_region, topic, next_offset, incarnation, sequence, hlc, applied_at) VALUES ('us', 'mrsync.$group.us', $offset, 0, $sequence, '1970-01-01 00:00:00Z', now()) "
+	. 'ON CONFLICT (source_region) DO UPDATE SET next_offset = excluded.next_offset, sequence = excluded.sequence');
+eu("SELECT mrsync.link_resume(link_id) FROM mrsync.replication_link WHERE source_region = 'us'");
+us("INSERT INTO t VALUES (70, 'after the loss')");
+$lab->drain;
+$lab->same('SELECT * FROM t ORDER BY id', 'a link whose missing part was given up goes on, and writes nothing twice');
+
 is(log_trouble($lab, $_), '', "nothing internal in the log of $_") for $lab->regions;
 $lab->healthy;
 done_testing;
