@@ -350,6 +350,38 @@ CREATE FUNCTION mrsync.setting_entries(value text) RETURNS text[] LANGUAGE sql I
 $$;
 COMMENT ON FUNCTION mrsync.setting_entries(text) IS 'The entries of a list setting, also of one that was stored as a single quoted name ("a, b") by mistake. Used by settings_check()';
 
+-- line_to_add: for a list, entries; for any other setting, value.
+CREATE FUNCTION mrsync.setting_change(name text, value text, entries text[], OUT line_to_add text, OUT set_in text, OUT change_takes text)
+RETURNS record LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT
+		CASE
+			WHEN s.sourcefile LIKE '%/postgresql.auto.conf' THEN -- where each entry of a list is a name of its own
+				format('ALTER SYSTEM SET %s = %s;', s.name, coalesce($2, (SELECT string_agg(quote_ident(entry), ', ' ORDER BY n)
+					FROM unnest($3) WITH ORDINALITY w (entry, n))))
+			ELSE format('%s = %s', s.name, coalesce($2, quote_literal(array_to_string($3, ', '))))
+		END,
+		coalesce(s.sourcefile, s.source), CASE s.context WHEN 'postmaster' THEN 'restart' ELSE 'reload' END
+	FROM pg_settings s WHERE s.name = $1
+$$;
+COMMENT ON FUNCTION mrsync.setting_change(text, text, text[]) IS 'How a setting of the server is given another value: the line, where the value is set now, and what makes a change effective. Used by settings_check() and setting_advice()';
+
+CREATE FUNCTION mrsync.setting_place(set_in text) RETURNS text LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE
+		WHEN set_in LIKE '%/postgresql.auto.conf' THEN 'Run, since the value is in ' || set_in || ', which goes before postgresql.conf:'
+		WHEN set_in IN ('default', 'configuration file') OR set_in LIKE '%/postgresql.conf' THEN 'Put into postgresql.conf:'
+		WHEN set_in LIKE '/%' THEN 'Put into ' || set_in || ', which has the value now:'
+		ELSE 'Change it where it is set now (' || set_in || '), which goes before any file:'
+	END
+$$;
+COMMENT ON FUNCTION mrsync.setting_place(text) IS 'In words, where to put the line that setting_change() gives. Used by settings_advice() and setting_advice()';
+
+CREATE FUNCTION mrsync.setting_advice(name text, value text) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT mrsync.setting_place(set_in) || E'\n' || line_to_add || E'\n' ||
+		CASE change_takes WHEN 'restart' THEN 'Then restart the server.' ELSE 'Then: SELECT pg_reload_conf();' END
+	FROM mrsync.setting_change($1, $2, NULL)
+$$;
+COMMENT ON FUNCTION mrsync.setting_advice(text, text) IS 'What to do so that a setting of the server has this value, as the text of a hint. Used by region_connect()';
+
 CREATE FUNCTION mrsync.settings_check(OUT setting text, OUT required text, OUT actual text, OUT ok boolean, OUT line_to_add text,
 	OUT set_in text, OUT change_takes text)
 RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -381,16 +413,8 @@ RETURNS SETOF record LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp A
 	), lists AS (
 		SELECT *, array_remove(entries, 'mrsync') || '{mrsync}' AS wanted FROM checks
 	)
-	SELECT l.name, l.required, current_setting(l.name), l.ok,
-		CASE
-			WHEN l.ok THEN NULL
-			WHEN s.sourcefile LIKE '%/postgresql.auto.conf' THEN -- where each entry of a list is a name of its own
-				format('ALTER SYSTEM SET %s = %s;', l.name, coalesce(l.value, (SELECT string_agg(quote_ident(entry), ', ' ORDER BY n)
-					FROM unnest(l.wanted) WITH ORDINALITY w (entry, n))))
-			ELSE format('%s = %s', l.name, coalesce(l.value, quote_literal(array_to_string(l.wanted, ', '))))
-		END,
-		coalesce(s.sourcefile, s.source), CASE s.context WHEN 'postmaster' THEN 'restart' ELSE 'reload' END
-	FROM lists l LEFT JOIN pg_settings s ON s.name = l.name ORDER BY l.position
+	SELECT l.name, l.required, current_setting(l.name), l.ok, CASE WHEN NOT l.ok THEN c.line_to_add END, c.set_in, c.change_takes
+	FROM lists l CROSS JOIN LATERAL mrsync.setting_change(l.name, l.value, l.wanted) c ORDER BY l.position
 $$;
 COMMENT ON FUNCTION mrsync.settings_check() IS 'The server settings that a region depends on: what each must be and what it is. line_to_add, for those that are not ok: the line for the configuration file, or the ALTER SYSTEM that corrects an earlier one. set_in: the file that the value is from (superusers; others see the kind of source). change_takes: restart or reload. Example: SELECT * FROM mrsync.settings_check();';
 
@@ -398,12 +422,7 @@ CREATE FUNCTION mrsync.settings_advice(OUT missing text, OUT advice text) RETURN
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	WITH wrong AS (
 		SELECT setting || ' is ' || coalesce(nullif(actual, ''), 'empty') || ', required: ' || required || '.' AS what, line_to_add, change_takes,
-			CASE
-				WHEN set_in LIKE '%/postgresql.auto.conf' THEN 'Run, since the value is in ' || set_in || ', which goes before postgresql.conf:'
-				WHEN set_in IN ('default', 'configuration file') OR set_in LIKE '%/postgresql.conf' THEN 'Put into postgresql.conf:'
-				WHEN set_in LIKE '/%' THEN 'Put into ' || set_in || ', which has the value now:'
-				ELSE 'Change it where it is set now (' || set_in || '), which goes before any file:'
-			END AS place
+			mrsync.setting_place(set_in) AS place
 		FROM mrsync.settings_check() WHERE NOT ok
 	)
 	SELECT string_agg(what, E'\n'),
@@ -625,7 +644,8 @@ GRANT USAGE ON SCHEMA mrsync TO PUBLIC;
 GRANT SELECT ON mrsync.region, mrsync.replicated_table, mrsync.replication_link, mrsync.link_position,
 	mrsync.extractor_position, mrsync.control_position, mrsync.heartbeat, mrsync.acknowledgement, mrsync.applied_event,
 	mrsync.worker_status, mrsync.link_status TO PUBLIC;
-REVOKE ALL ON FUNCTION mrsync.settings_check(), mrsync.settings_advice(), mrsync.region_init(text, text, text), mrsync.region_connect(text, text),
+REVOKE ALL ON FUNCTION mrsync.settings_check(), mrsync.settings_advice(), mrsync.setting_change(text, text, text[]), mrsync.setting_place(text),
+	mrsync.setting_advice(text, text), mrsync.region_init(text, text, text), mrsync.region_connect(text, text),
 	mrsync.region_leave(), mrsync.tombstone_delete(), mrsync.tombstone_row(), mrsync.tombstone_truncate(), mrsync.ddl_end(),
 	mrsync.sql_drop(), mrsync.link_create(text, text), mrsync.link_pause(uuid), mrsync.link_resume(uuid),
 	mrsync.link_remove(uuid, boolean), mrsync.apply_error_retry(bigint), mrsync.apply_error_discard(bigint) FROM PUBLIC;

@@ -183,13 +183,13 @@ void checkOriginLimit(const std::string &origin)
 		return;
 	throw PgError(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, "this server has no place for another replication origin")
 		.detail(*rows[0][0] + " are in use; " + setting + " is " + *rows[0][1] + ".")
-		.hint(std::string("Put into postgresql.conf, then restart the server:\n") + setting + " = " +
-			  std::to_string(std::stoi(*rows[0][1]) * 2 + 8));
+		.hint(*spi::query("SELECT mrsync.setting_advice($1, $2)",
+						  {setting, std::to_string(std::stoi(*rows[0][1]) * 2 + 8)})[0][0]);
 }
 
 void regionConnect(const std::string &region, const std::optional<std::string> &brokersGiven)
 {
-	RegionShared *local = requireRegion();
+	(void)requireRegion();
 	checkName("region_id", region);
 	spi::Rows mine = spi::query("SELECT region_id, replication_group, kafka_brokers FROM mrsync.region WHERE is_local");
 	if (mine.empty())
@@ -215,8 +215,7 @@ void regionConnect(const std::string &region, const std::optional<std::string> &
 	spi::execute("INSERT INTO mrsync.region (region_id, is_local, replication_group, kafka_brokers, link_origin) "
 				 "VALUES ($1, false, $2, $3, $4::oid)",
 				 {region, mine[0][1], brokers, std::to_string(id)});
-	originRegister(local, id, region);
-	wakeAtCommit();
+	wakeAtCommit(); // the coordinator makes the origin known to all processes
 }
 
 // Those that run for a region's place, also after the place was given back.

@@ -113,5 +113,22 @@ SKIP:
 	pass('and the region can be made');
 	$lab->sql('us', 'SELECT mrsync.region_leave()', db => 'another');
 }
+# the same when a region becomes known and the server has no place for its origin
+my ($setting) = grep { $lab->sql('us', "SELECT count(*) FROM pg_settings WHERE name = '$_'") } qw(max_active_replication_origins max_replication_slots);
+$lab->sql('us', "ALTER SYSTEM SET $setting = '@{[ $lab->sql('us', qq{SHOW $setting}) ]}'");
+$lab->sql('us', 'SELECT pg_reload_conf()');
+$lab->wait_for('us', "SELECT sourcefile LIKE '%/postgresql.auto.conf' FROM pg_settings WHERE name = '$setting'");
+$lab->sql('us', <<"SQL");
+SELECT pg_replication_origin_create('filler_' || i) FROM generate_series((SELECT count(*) + 1 FROM pg_replication_origin_status), current_setting('$setting')::int) i;
+SELECT pg_replication_origin_advance(roname, '0/1') FROM pg_replication_origin WHERE roname LIKE 'filler%';
+SQL
+my ($advice) = ($lab->sql_try('us', "SELECT mrsync.region_connect('more')"))[2] =~ /ERROR:  53400: .*^HINT:  (.*?)\nLOCATION/ms;
+like($advice, qr/\ARun, since the value is in \S+\/postgresql\.auto\.conf, which goes before postgresql\.conf:\nALTER SYSTEM SET $setting = \d+;\nThen restart the server\.\z/,
+	'region_connect says what to do when there is no place for an origin, and where');
+$lab->sql('us', $1) if $advice =~ /^(ALTER SYSTEM .*;)$/m;
+$lab->stop('us');
+$lab->start('us');
+is(($lab->sql_try('us', "SELECT mrsync.region_connect('more')"))[0], 0, 'and that mends it');
+
 is(log_trouble($lab, $_), '', "nothing internal in the log of $_") for $lab->regions;
 done_testing;
