@@ -669,6 +669,12 @@ void sqlDrop()
 				.detail("It remembers what is deleted from " + tableName(root) + ", which is replicated by mrsync.")
 				.hint(removeFirst(tableName(root)));
 	}
+	// Nothing hangs on a hash operator class, as the primary key does on that of its index: so every table is looked at.
+	for (const spi::Row &row :
+		 spi::query("SELECT t.relation::oid FROM mrsync.replicated_table t WHERE EXISTS (SELECT FROM "
+					"pg_catalog.pg_event_trigger_dropped_objects() d WHERE d.object_type IN ('operator class', 'operator family')) "
+					"ORDER BY t.relation"))
+		requireFit(toOid(row[0]));
 }
 
 } // namespace

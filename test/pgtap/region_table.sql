@@ -2,7 +2,7 @@
 -- Needs a broker: -v brokers=host:port
 SET client_min_messages = warning;
 CREATE EXTENSION mrsync;
-SELECT plan(94);
+SELECT plan(99);
 SELECT mrsync.region_init('tap-table', :'brokers', 'tap') \g /dev/null
 CREATE FUNCTION detail_of(sql text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE detail text;
@@ -173,6 +173,14 @@ ALTER TABLE s.typed NOT OF;
 SELECT lives_ok('ALTER TABLE s.typed DROP COLUMN id CASCADE, ADD PRIMARY KEY (v)', 'ALTER TABLE may drop the key column when it brings another key');
 SELECT is_empty($$SELECT FROM (VALUES ('mrsync_delete'), ('mrsync_key'), ('mrsync_truncate')) t (name) WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 's.typed'::regclass AND tgname = name AND tgenabled = 'A')$$, 'and all triggers are there');
 SELECT lives_ok('DROP SCHEMA made CASCADE', 'a partition goes with its schema');
+-- the index of the key does not hang on it, the memory of deleted keys does
+ALTER EXTENSION citext DROP OPERATOR CLASS citext_ops USING hash;
+ALTER EXTENSION citext DROP OPERATOR FAMILY citext_ops USING hash;
+SELECT throws_ok('DROP OPERATOR CLASS citext_ops USING hash', '0A000', 'this would make it impossible to replicate s.citext', 'the hash operator class of a key stays');
+SELECT throws_ok('DROP OPERATOR FAMILY citext_ops USING hash CASCADE', '0A000', 'this would make it impossible to replicate s.citext', 'also when its family is dropped');
+SELECT mrsync.table_remove('s.citext') \g /dev/null
+SELECT lives_ok('DROP OPERATOR CLASS citext_ops USING hash', 'where no key needs it, it goes');
+SELECT refused('s.citext', '0A000', 'Column "id" (public.citext) of its primary key: its type has no hash operator class.', 'no hash of its own, and text''s does not do');
 DROP TABLE s.typed, s.citext;
 
 -- taken back
