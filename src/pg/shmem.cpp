@@ -322,20 +322,63 @@ void ceilingEnsure(RegionShared *region, Hlc atLeast)
 	region->ceiling.store(ceiling);
 }
 
+namespace
+{
+
+// With the lock held. The name stays as it is: somebody may be reading it.
+void originFree(OriginShared &place) { place.origin.store(kFreedOrigin); }
+
+// With the lock held. An id has one region and a region one id, so what says otherwise is of a time that is over.
+void originPut(RegionShared *region, RepOriginId origin, const std::string &peer)
+{
+	bool known = false;
+	for (OriginShared &place : region->origins)
+	{
+		uint32_t id = place.origin.load();
+		if (id == InvalidRepOriginId || id == kFreedOrigin)
+			continue;
+		bool same = peer == place.region;
+		if (id == origin && same)
+			known = true;
+		else if (id == origin || same)
+			originFree(place);
+	}
+	if (known)
+		return;
+	OriginShared *best = nullptr; // rather one that never had a name, for the readers of the old one
+	for (OriginShared &place : region->origins)
+	{
+		uint32_t id = place.origin.load();
+		if (id == InvalidRepOriginId || (id == kFreedOrigin && !best))
+			best = &place;
+		if (id == InvalidRepOriginId)
+			break;
+	}
+	if (!best)
+		throw PgError(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, "a region can have at most 64 peers");
+	strlcpy(best->region, peer.c_str(), sizeof best->region);
+	best->origin.store(origin);
+}
+
+} // namespace
+
 void originRegister(RegionShared *region, RepOriginId origin, const std::string &peer)
+{
+	LockHold hold;
+	originPut(region, origin, peer);
+}
+
+void originsSet(RegionShared *region, const std::map<RepOriginId, std::string> &peers)
 {
 	LockHold hold;
 	for (OriginShared &place : region->origins)
 	{
-		if (place.origin.load() == origin)
-			return;
-		if (place.origin.load() != InvalidRepOriginId)
-			continue;
-		strlcpy(place.region, peer.c_str(), sizeof place.region);
-		place.origin.store(origin);
-		return;
+		uint32_t id = place.origin.load();
+		if (id != InvalidRepOriginId && id != kFreedOrigin && peers.count(static_cast<RepOriginId>(id)) == 0)
+			originFree(place);
 	}
-	throw PgError(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, "a region can have at most 64 peers");
+	for (const auto &[origin, peer] : peers)
+		originPut(region, origin, peer);
 }
 
 const char *originRegion(const RegionShared *region, RepOriginId origin)

@@ -33,9 +33,11 @@ struct OverrideFilter
 	bool mayContain(uint32_t xid) const;
 };
 
+constexpr uint32_t kFreedOrigin = PG_UINT16_MAX + 1; // beyond every RepOriginId
+
 struct OriginShared // a replication origin that an applier of ours writes under
 {
-	std::atomic<uint32_t> origin; // RepOriginId; 0: free. Written last.
+	std::atomic<uint32_t> origin; // RepOriginId; kFreedOrigin: free again; 0: free, as are all behind it. Written last.
 	char region[kRegionIdLength];
 };
 
@@ -125,9 +127,11 @@ void regionForget(Oid database);
 // is rare. Throws PgError when the file cannot be written.
 void ceilingEnsure(RegionShared *region, Hlc atLeast);
 
-// An origin of ours. originRegister is idempotent.
-void originRegister(RegionShared *region, RepOriginId origin, const std::string &peer);
-const char *originRegion(const RegionShared *region, RepOriginId origin); // null: not ours
+// Which origin stands for which peer, as committed in mrsync.region: never told by a transaction that may roll back, for
+// the next region_connect gets the same id. A wrong name here gives rows a wrong version, and regions other winners.
+void originsSet(RegionShared *region, const std::map<RepOriginId, std::string> &peers); // all of them; others are forgotten
+void originRegister(RegionShared *region, RepOriginId origin, const std::string &peer); // one
+const char *originRegion(const RegionShared *region, RepOriginId origin); // null: not ours; good for a moment
 
 PeerShared *peerShared(RegionShared *region, const std::string &peer, bool create); // null: unknown, or no place
 
