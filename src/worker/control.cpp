@@ -7,6 +7,13 @@
 #include "pg/spi.h"
 
 #include <algorithm>
+#include <charconv>
+#include <cstring>
+
+extern "C"
+{
+#include "mb/pg_wchar.h"
+}
 
 namespace mrsync
 {
@@ -28,6 +35,35 @@ const spi::Value &valueOf(const Image &image, const char *column)
 		if (candidate.name == column)
 			return candidate.value;
 	return *nothing;
+}
+
+constexpr char kHeartbeat[] = "mrsync.heartbeat";
+constexpr char kAcknowledgement[] = "mrsync.acknowledgement";
+
+bool isOurs(const ChangeEvent &event)
+{
+	return (event.table == kHeartbeat || event.table == kAcknowledgement) && event.after && event.pk;
+}
+
+// Strictly: what is told to wait_for_peers must not be a number by accident.
+std::optional<uint64_t> sequenceOf(const Image &row)
+{
+	const spi::Value &text = valueOf(row, "sequence");
+	if (!text)
+		return std::nullopt;
+	uint64_t sequence = 0;
+	const char *end = text->data() + text->size();
+	auto [at, problem] = std::from_chars(text->data(), end, sequence);
+	if (problem != std::errc() || at != end || sequence > static_cast<uint64_t>(INT64_MAX))
+		return std::nullopt;
+	return sequence;
+}
+
+// The values are no values of their columns' types.
+bool isMalformed(const PgError &error)
+{
+	return ERRCODE_TO_CATEGORY(error.sqlState()) == ERRCODE_TO_CATEGORY(ERRCODE_DATA_EXCEPTION) ||
+		   error.sqlState() == ERRCODE_NOT_NULL_VIOLATION;
 }
 
 } // namespace
@@ -113,19 +149,14 @@ bool ControlPlane::receive()
 	{
 		if (!peer.consumer)
 			continue;
-		std::vector<std::string> events;
-		int64_t nextOffset = 0;
-		kafka::Consumer::Polled polled = peer.consumer->poll(kMost, 0,
-															 [&](kafka::Record &&record)
-															 {
-																 events.push_back(std::move(record.payload));
-																 nextOffset = record.nextOffset;
-															 });
-		if (!events.empty())
+		std::vector<kafka::Record> records;
+		kafka::Consumer::Polled polled =
+			peer.consumer->poll(kMost, 0, [&](kafka::Record &&record) { records.push_back(std::move(record)); });
+		if (!records.empty())
 		{
 			peer.fromBeginning = false;
 			peer.trouble.clear();
-			store(name, events, nextOffset);
+			store(name, peer, records);
 		}
 		more |= polled.records == kMost;
 		if (polled.fatal)
@@ -138,54 +169,130 @@ bool ControlPlane::receive()
 	return more;
 }
 
-void ControlPlane::store(const std::string &peer, const std::vector<std::string> &events, int64_t nextOffset)
+void ControlPlane::store(const std::string &name, Peer &peer, const std::vector<kafka::Record> &records)
 {
 	// of each row only the newest
-	std::map<std::string, ChangeEvent> newest;
-	for (const std::string &json : events)
+	std::map<std::string, Statement> newest;
+	for (const kafka::Record &record : records)
 	{
-		auto decoded = decode(json);
-		auto *event = std::get_if<ChangeEvent>(&decoded);
-		// A later version may send rows that this one does not know: they are not for us.
-		if (event && event->region == peer && event->after && event->pk)
-			newest.insert_or_assign(event->table + encodeImage(*event->pk), std::move(*event));
-	}
-	WorkerTransaction transaction;
-	for (auto &[key, event] : newest)
-	{
-		const Image &row = *event.after;
-		if (valueOf(row, "region_id") != peer)
+		auto decoded = decode(record.payload);
+		if (auto *error = std::get_if<DecodeError>(&decoded))
+		{
+			skip(name, peer, record.offset, error->message);
 			continue;
-		if (event.table == "mrsync.heartbeat")
-		{
-			spi::execute("INSERT INTO mrsync.heartbeat AS h (region_id, hlc, sequence, sent_at) "
-						 "VALUES ($1, $2::mrsync.hlc, $3::bigint, $4::timestamptz) ON CONFLICT (region_id) DO UPDATE SET "
-						 "hlc = excluded.hlc, sequence = excluded.sequence, sent_at = excluded.sent_at "
-						 "WHERE h.hlc OPERATOR(mrsync.<) excluded.hlc",
-						 {peer, valueOf(row, "hlc"), valueOf(row, "sequence"), valueOf(row, "sent_at")});
-			if (PeerShared *shared = peerShared(worker_.region, peer, true))
-			{
-				shared->headSequence.store(std::stoull(valueOf(row, "sequence").value_or("0")));
-				shared->heartbeatAt.store(GetCurrentTimestamp());
-			}
 		}
-		else if (event.table == "mrsync.acknowledgement")
+		ChangeEvent &event = std::get<ChangeEvent>(decoded);
+		if (event.region != name)
 		{
-			spi::execute("INSERT INTO mrsync.acknowledgement AS a (region_id, source_region, hlc, sequence, event_id, "
-						 "committed_at, lag_ms) VALUES ($1, $2, $3::mrsync.hlc, $4::bigint, $5::uuid, $6::timestamptz, "
-						 "$7::bigint) ON CONFLICT (region_id, source_region) DO UPDATE SET hlc = excluded.hlc, sequence = "
-						 "excluded.sequence, event_id = excluded.event_id, committed_at = excluded.committed_at, lag_ms = "
-						 "excluded.lag_ms WHERE a.hlc OPERATOR(mrsync.<) excluded.hlc",
-						 {peer, valueOf(row, "source_region"), valueOf(row, "hlc"), valueOf(row, "sequence"),
-						  valueOf(row, "event_id"), valueOf(row, "committed_at"), valueOf(row, "lag_ms")});
-			if (valueOf(row, "source_region") == std::string(worker_.region->region))
-				acknowledged(peer, std::stoull(valueOf(row, "sequence").value_or("0")));
+			skip(name, peer, record.offset, "it is an event of region " + event.region);
+			continue;
 		}
+		// A later version may send rows that this one does not know: they are not for us.
+		if (!isOurs(event) || valueOf(*event.after, "region_id") != name)
+			continue;
+		std::optional<uint64_t> sequence = sequenceOf(*event.after);
+		if (!sequence)
+		{
+			skip(name, peer, record.offset, "its sequence is none");
+			continue;
+		}
+		std::string key = event.table + encodeImage(*event.pk);
+		newest.insert_or_assign(std::move(key), Statement{std::move(event), record.offset, *sequence});
 	}
+	std::vector<const Statement *> statements;
+	for (const auto &[key, statement] : newest)
+		statements.push_back(&statement);
+	int64_t nextOffset = records.back().nextOffset;
+	try
+	{
+		write(name, statements, nextOffset);
+		return;
+	}
+	catch (const PgError &error)
+	{
+		if (!isMalformed(error))
+			throw;
+	}
+	// One of them is not a row of that table. Each by itself, then: the others have something to say.
+	for (const Statement *statement : statements)
+		try
+		{
+			write(name, {statement}, statement->offset + 1);
+		}
+		catch (const PgError &error)
+		{
+			if (!isMalformed(error))
+				throw;
+			skip(name, peer, statement->offset, error.message());
+		}
+	write(name, {}, nextOffset);
+}
+
+// One transaction; what it says is known to the other processes once it is committed.
+void ControlPlane::write(const std::string &name, const std::vector<const Statement *> &statements, int64_t nextOffset)
+{
+	WorkerTransaction transaction;
+	for (const Statement *statement : statements)
+		writeRow(name, *statement);
 	spi::execute("INSERT INTO mrsync.control_position VALUES ($1, $2::bigint) ON CONFLICT (region_id) DO UPDATE SET "
 				 "next_offset = excluded.next_offset",
-				 {peer, std::to_string(nextOffset)});
+				 {name, std::to_string(nextOffset)});
 	transaction.commit();
+	for (const Statement *statement : statements)
+	{
+		if (statement->event.table == kAcknowledgement)
+		{
+			if (valueOf(*statement->event.after, "source_region") == std::string(worker_.region->region))
+				acknowledged(name, statement->sequence);
+		}
+		else if (PeerShared *shared = peerShared(worker_.region, name, true))
+		{
+			shared->headSequence.store(statement->sequence);
+			shared->heartbeatAt.store(GetCurrentTimestamp());
+		}
+	}
+}
+
+void ControlPlane::writeRow(const std::string &name, const Statement &statement)
+{
+	const Image &row = *statement.event.after;
+	if (statement.event.table == kHeartbeat)
+		spi::execute("INSERT INTO mrsync.heartbeat AS h (region_id, hlc, sequence, sent_at) "
+					 "VALUES ($1, $2::mrsync.hlc, $3::bigint, $4::timestamptz) ON CONFLICT (region_id) DO UPDATE SET "
+					 "hlc = excluded.hlc, sequence = excluded.sequence, sent_at = excluded.sent_at "
+					 "WHERE h.hlc OPERATOR(mrsync.<) excluded.hlc",
+					 {name, valueOf(row, "hlc"), valueOf(row, "sequence"), valueOf(row, "sent_at")});
+	else
+		spi::execute("INSERT INTO mrsync.acknowledgement AS a (region_id, source_region, hlc, sequence, event_id, "
+					 "committed_at, lag_ms) VALUES ($1, $2, $3::mrsync.hlc, $4::bigint, $5::uuid, $6::timestamptz, "
+					 "$7::bigint) ON CONFLICT (region_id, source_region) DO UPDATE SET hlc = excluded.hlc, sequence = "
+					 "excluded.sequence, event_id = excluded.event_id, committed_at = excluded.committed_at, lag_ms = "
+					 "excluded.lag_ms WHERE a.hlc OPERATOR(mrsync.<) excluded.hlc",
+					 {name, valueOf(row, "source_region"), valueOf(row, "hlc"), valueOf(row, "sequence"),
+					  valueOf(row, "event_id"), valueOf(row, "committed_at"), valueOf(row, "lag_ms")});
+}
+
+// Somebody's garbage, or a peer's newer version: some lines a minute, whatever comes.
+void ControlPlane::skip(const std::string &name, Peer &peer, int64_t offset, const std::string &why)
+{
+	constexpr int kMostLines = 10;
+	TimestampTz now = GetCurrentTimestamp();
+	if (now - peer.skippedSince > USECS_PER_MINUTE)
+	{
+		peer.skippedSince = now;
+		peer.skipped = 0;
+	}
+	if (++peer.skipped > kMostLines)
+		return;
+	std::string topic = controlTopic(worker_.region, name);
+	pgCall(
+		[&, at = static_cast<long long>(offset), topicName = topic.c_str(), text = why.c_str()]
+		{
+			ereport(LOG, (errmsg("skipped the record at offset %lld of topic %s: %.*s", at, topicName,
+								 pg_mbcliplen(text, static_cast<int>(strlen(text)), 500), text),
+						  peer.skipped == kMostLines ? errdetail("No more of them are named for a minute.") : 0,
+						  errhint("Something else writes to the topic, or a newer version of mrsync does.")));
+		});
 }
 
 long ControlPlane::beat()

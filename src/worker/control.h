@@ -1,10 +1,12 @@
 // The control plane as far as it travels: reads the peers' control topics, and gives this region's own signs of life.
 //
 // Heartbeats and acknowledgements are rows: each region writes its own, they travel as ChangeEvents, and here they are
-// stored as rows of the other regions. The newest wins; losing one is harmless, the next says the same and more.
+// stored as rows of the other regions. The newest wins; losing one is harmless, the next says the same and more. So a
+// record that makes no sense is skipped, and the log says which; on the data topic it would stop the link.
 // Relied on by: wait_for_peers, replication_link.
 #pragma once
 
+#include "core/event.h"
 #include "kafka/consumer.h"
 #include "worker/worker.h"
 
@@ -35,13 +37,24 @@ private:
 		std::string options;
 		std::unique_ptr<kafka::Consumer> consumer; // null: could not be had; again at retryAt
 		TimestampTz retryAt = 0;
-		bool fromBeginning = false;
-		std::string trouble; // said last
+		bool fromBeginning = false;	  // where the next consumer starts
+		std::string trouble;		  // said last
+		TimestampTz skippedSince = 0; // skipped records are counted from here
+		int skipped = 0;
+	};
+	struct Statement // one row of a peer's, and where it was read
+	{
+		ChangeEvent event;
+		int64_t offset;
+		uint64_t sequence;
 	};
 	void connect(const std::string &name, Peer &peer);
 	// The consumer is of no use: a new one, after a while when that has happened before.
 	void failed(const std::string &name, Peer &peer, const std::string &why);
-	void store(const std::string &peer, const std::vector<std::string> &events, int64_t nextOffset);
+	void store(const std::string &name, Peer &peer, const std::vector<kafka::Record> &records);
+	void write(const std::string &name, const std::vector<const Statement *> &statements, int64_t nextOffset);
+	void writeRow(const std::string &name, const Statement &statement);
+	void skip(const std::string &name, Peer &peer, int64_t offset, const std::string &why);
 	void acknowledged(const std::string &peer, uint64_t sequence);
 
 	Worker &worker_;

@@ -45,9 +45,6 @@ public:
 		ifPresent(
 			[&]
 			{
-				for (const spi::Row &row :
-					 spi::query("SELECT region_id, link_origin FROM mrsync.region WHERE link_origin IS NOT NULL"))
-					originRegister(region_, static_cast<RepOriginId>(std::stoul(*row[1])), *row[0]);
 				overrideFilterLoad(region_);
 				control_.load();
 			});
@@ -137,9 +134,15 @@ private:
 					 spi::query("SELECT link_id, source_region, target_region, status FROM mrsync.replication_link"))
 					links_.push_back(Link{*row[0], *row[1], *row[2], *row[3]});
 				std::map<std::string, std::string> peers;
+				std::map<RepOriginId, std::string> origins;
 				for (const spi::Row &row :
-					 spi::query("SELECT region_id, kafka_brokers FROM mrsync.region WHERE NOT is_local"))
+					 spi::query("SELECT region_id, kafka_brokers, link_origin FROM mrsync.region WHERE NOT is_local"))
+				{
 					peers.emplace(*row[0], *row[1]);
+					if (row[2])
+						origins.emplace(static_cast<RepOriginId>(std::stoul(*row[2])), *row[0]);
+				}
+				originsSet(region_, origins);
 				control_.peers(peers);
 			});
 	}
@@ -266,7 +269,8 @@ private:
 					  (child.peer.empty() ? "" : " from " + child.peer) + ": raise max_worker_processes");
 	}
 
-	// replication_link: the lag and the last acknowledged event, as this region knows them.
+	// replication_link: the lag and the last acknowledged event, as this region knows them. A row that somebody holds
+	// (link_pause in an open transaction) is passed over: waiting for it would hold up heartbeats and acknowledgements.
 	void describeLinks()
 	{
 		TimestampTz now = GetCurrentTimestamp();
@@ -293,6 +297,15 @@ private:
 			samples_.pop_front();
 	}
 
+	// One that has failed before and runs again: it has got somewhere, or has lasted. Else a link that fails at each
+	// attempt would be in order for the moment of it.
+	bool recovered(const Child &child) const
+	{
+		const WorkerShared &shared = region_->workers[child.place];
+		return shared.pid != 0 && (shared.caughtUp.load() || shared.progressAt.load() > child.startedAt ||
+								   GetCurrentTimestamp() - child.startedAt >= kHealthy);
+	}
+
 	void describeIncoming(const Link &link, TimestampTz now)
 	{
 		std::string lag = "0";
@@ -304,18 +317,19 @@ private:
 				int64_t committedAt = shared.committedAt.load();
 				if (!shared.caughtUp.load() && committedAt != 0)
 					lag = std::to_string(std::max<int64_t>(0, (now - committedAt) / 1000));
-				failing = known.wanted && shared.pid == 0 && known.delay > 2 * kRestartFirst;
+				failing = known.wanted && known.delay > 2 * kRestartFirst && !recovered(known);
 			}
 		// former: a link that is paused or resumed at this moment keeps what it was told
 		spi::execute(
 			"WITH new AS (SELECT l.link_id, l.status AS former, p.event_id, $2::bigint AS lag_ms, CASE WHEN l.status NOT IN ('active', "
 			"'degraded') THEN l.status WHEN $3::boolean OR EXISTS (SELECT FROM mrsync.apply_error e WHERE e.source_region = "
 			"l.source_region) THEN 'degraded' ELSE 'active' END AS status FROM mrsync.replication_link l LEFT JOIN "
-			"mrsync.link_position p ON p.source_region = l.source_region WHERE l.link_id = $1::uuid) UPDATE "
+			"mrsync.link_position p ON p.source_region = l.source_region WHERE l.link_id = $1::uuid), free AS (SELECT l.link_id FROM "
+			"mrsync.replication_link l JOIN new ON new.link_id = l.link_id WHERE l.status = new.former AND (l.last_acked_event_id, "
+			"l.lag_ms, l.status) IS DISTINCT FROM (new.event_id, new.lag_ms, new.status) FOR UPDATE OF l SKIP LOCKED) UPDATE "
 			"mrsync.replication_link l SET last_acked_event_id = new.event_id, lag_ms = new.lag_ms, status = new.status, "
-			"updated_at = clock_timestamp() FROM new WHERE l.link_id = new.link_id AND l.status = new.former "
-			"AND (l.last_acked_event_id, l.lag_ms, l.status) IS DISTINCT FROM (new.event_id, "
-			"new.lag_ms, new.status)",
+			"updated_at = clock_timestamp() FROM new JOIN free ON free.link_id = new.link_id WHERE l.link_id = new.link_id "
+			"AND l.status = new.former",
 			{link.id, lag, failing ? "true" : "false"});
 	}
 
@@ -331,10 +345,11 @@ private:
 					lag = (now - at) / 1000;
 					break;
 				}
-		spi::execute("UPDATE mrsync.replication_link l SET last_acked_event_id = a.event_id, lag_ms = $2::bigint, "
-					 "updated_at = clock_timestamp() FROM mrsync.acknowledgement a WHERE l.link_id = $1::uuid AND a.region_id "
-					 "= l.target_region AND a.source_region = l.source_region AND (l.last_acked_event_id, l.lag_ms) IS "
-					 "DISTINCT FROM (a.event_id, $2::bigint)",
+		spi::execute("WITH free AS (SELECT l.link_id, a.event_id FROM mrsync.replication_link l JOIN mrsync.acknowledgement a ON "
+					 "a.region_id = l.target_region AND a.source_region = l.source_region WHERE l.link_id = $1::uuid AND "
+					 "(l.last_acked_event_id, l.lag_ms) IS DISTINCT FROM (a.event_id, $2::bigint) FOR UPDATE OF l SKIP LOCKED) "
+					 "UPDATE mrsync.replication_link l SET last_acked_event_id = free.event_id, lag_ms = $2::bigint, "
+					 "updated_at = clock_timestamp() FROM free WHERE l.link_id = free.link_id",
 					 {link.id, std::to_string(lag)});
 		return acked;
 	}

@@ -36,6 +36,7 @@ void onExit(int, Datum)
 	LWLockAcquire(shmemLock(), LW_EXCLUSIVE);
 	myPlace->latch.store(nullptr);
 	myPlace->pid = 0;
+	myPlace->state[0] = '\0'; // it waits for nothing any more; what counts from now on is its last error
 	myPlace->endedAt = GetCurrentTimestamp();
 	LWLockRelease(shmemLock());
 }

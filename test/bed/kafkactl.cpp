@@ -4,15 +4,18 @@
 //   kafkactl BROKERS create TOPIC
 //   kafkactl BROKERS offsets TOPIC
 //   kafkactl BROKERS cat TOPIC         every record there is, one a line, with its offset
+//   kafkactl BROKERS produce TOPIC     every line of the input becomes a record, whatever it says
 //   kafkactl BROKERS expire TOPIC OFFSET   takes away the records before it, as retention does
 //
 // MRSYNC_KAFKA_OPTIONS: as mrsync.kafka_options
 #include "kafka/admin.h"
 #include "kafka/consumer.h"
 #include "kafka/handle.h"
+#include "kafka/producer.h"
 
 #include <cstdio>
 #include <cstdlib>
+#include <iostream>
 #include <string>
 
 using namespace mrsync::kafka;
@@ -49,6 +52,21 @@ int cat(const std::string &brokers, const std::string &topic)
 		if (polled.atEnd)
 			return 0;
 	}
+}
+
+int produce(const std::string &brokers, const std::string &topic)
+{
+	ProducerConfig config;
+	config.brokers = brokers;
+	config.clientId = "kafkactl";
+	config.topics = {topic, topic};
+	Producer producer(config, -1);
+	for (std::string line; std::getline(std::cin, line);)
+		for (size_t offset = 0; !producer.tryProduce(0, line, offset);)
+			producer.serve(100);
+	if (!producer.flush(kTimeoutMs))
+		throw Error(producer.serve(0).lastError.value_or("no answer in time"));
+	return 0;
 }
 
 int expire(const std::string &brokers, const std::string &topic, int64_t before)
@@ -98,6 +116,8 @@ int main(int argc, char **argv)
 		}
 		if (verb == "cat" && !what.empty())
 			return cat(brokers, what);
+		if (verb == "produce" && !what.empty())
+			return produce(brokers, what);
 		if (verb == "expire" && argc > 4)
 			return expire(brokers, what, std::atoll(argv[4]));
 	}
@@ -106,6 +126,6 @@ int main(int argc, char **argv)
 		fprintf(stderr, "kafkactl: %s\n", e.what());
 		return 1;
 	}
-	fprintf(stderr, "usage: %s BROKERS ping [TIMEOUT-MS] | create TOPIC | offsets TOPIC | cat TOPIC | expire TOPIC OFFSET\n", argv[0]);
+	fprintf(stderr, "usage: %s BROKERS ping [TIMEOUT-MS] | create TOPIC | offsets TOPIC | cat TOPIC | produce TOPIC | expire TOPIC OFFSET\n", argv[0]);
 	return 2;
 }

@@ -33,6 +33,9 @@ eu($ddl);
 
 us('CREATE DATABASE alt');
 alt("CREATE EXTENSION mrsync; SELECT mrsync.region_init('alt', '$brokers', replication_group => '$group'); $ddl");
+# a call that is rolled back leaves nothing behind: the next region gets the same replication origin
+us("BEGIN; SELECT mrsync.region_connect('zz-never'); ROLLBACK");
+eu("BEGIN; SAVEPOINT s; SELECT mrsync.region_connect('zz-never'); ROLLBACK TO s; COMMIT");
 for my $peer (qw(us eu))
 {
 	my $code = $peer eq 'us' ? \&us : \&eu;
@@ -47,6 +50,10 @@ alt("SELECT mrsync.wait_for_peers('60 s')");
 is(ids('us'), '1,2,3', 'us has the rows of all, its own server\'s other database among them');
 is(ids('eu'), '1,2,3', 'eu, too');
 is(ids('us', @alt), '1,2,3', 'alt, too');
+# whose version a row has: that of its source, by the origin that its transaction bears
+my $version_below = "SELECT mrsync.version_below(xmin, pg_xact_commit_timestamp(xmin)::mrsync.hlc, 'b') FROM t WHERE id";
+is(us("$version_below = 3"), 't', 'us knows a row of alt as alt\'s, not as that of the region whose region_connect was rolled back');
+is(eu("$version_below = 3"), 't', 'eu, too, where a savepoint was rolled back');
 is(us('SELECT count(DISTINCT slot_name) FROM pg_replication_slots'), 2, 'each has a slot of its own');
 # both change the row: the same winner in both databases
 us("UPDATE t SET v = 'us again' WHERE id = 3");
@@ -119,6 +126,25 @@ is(ids('eu'), ids('us'), 'what had gathered has arrived');
 $lab->same('SELECT * FROM t ORDER BY id', 'equal');
 $lab->wait_for('eu', "SELECT state FROM mrsync.link_status WHERE direction = 'incoming'", 'streaming');
 like(($lab->sql_try('eu', "SELECT mrsync.link_resume('$link')"))[2], qr/NOTICE.*active already/s, 'resuming twice: a notice');
+
+# a transaction that holds the row of a link holds up nobody else: the coordinator describes it another time
+my $holder = $lab->session('eu');
+$holder->sql("BEGIN; SELECT mrsync.link_pause('$link'); SELECT FROM mrsync.replication_link FOR UPDATE");
+us("INSERT INTO t VALUES (24, 'while a pause is open')");
+$lab->wait_for('eu', 'SELECT count(*) FROM t WHERE id = 24', 1);
+eu("INSERT INTO t VALUES (25, 'while a pause is open')");
+# by then it has wanted to write down both of these events
+my $since = us('SELECT clock_timestamp()');
+$lab->wait_for('us', "SELECT coalesce(max(sent_at) > '$since'::timestamptz + interval '3 s', false) FROM mrsync.heartbeat WHERE region_id = 'eu'", 't', 30);
+pass('an open link_pause does not stop the heartbeats of its region');
+eu("INSERT INTO t VALUES (26, 'while a pause is open'); SELECT mrsync.wait_for_peers('20 s')");
+pass('nor what the peers acknowledge to it');
+isnt(eu("SELECT l.last_acked_event_id = p.event_id FROM mrsync.replication_link l JOIN mrsync.link_position p USING (source_region) WHERE link_id = '$link'"), 't',
+	'the row itself stays as it is until then');
+$holder->sql('ROLLBACK');
+$lab->wait_for('eu', "SELECT l.last_acked_event_id = p.event_id FROM mrsync.replication_link l JOIN mrsync.link_position p USING (source_region) WHERE link_id = '$link'", 't');
+pass('and is brought up to date afterwards');
+$holder->close;
 
 # ---- remove and create again
 
@@ -217,7 +243,16 @@ eu("SELECT mrsync.region_connect('nowhere'); SELECT mrsync.link_create('nowhere'
 $lab->wait_until('the missing topic to be named', sub { link_state('eu', 'nowhere') =~ /topic "mrsync\.$group\.nowhere" does not exist/ });
 pass('a topic that does not exist is named: ' . link_state('eu', 'nowhere'));
 isnt(eu("SELECT status FROM mrsync.link_status WHERE source_region = 'us'"), 'degraded', 'the other links do not mind');
+# as the target of a link it is waited for, and has never said a word
+eu("SELECT mrsync.link_create('eu', 'nowhere')");
+like(($lab->sql_try('eu', "SELECT mrsync.wait_for_peers('1 s')"))[2], qr/55P03.*Behind are: "nowhere" \(has not acknowledged anything yet\)\./s,
+	'wait_for_peers tells a peer that is behind from one that was never heard');
+eu("SELECT mrsync.link_remove(link_id) FROM mrsync.replication_link WHERE target_region = 'nowhere'");
 eu("SELECT mrsync.link_remove(link_id) FROM mrsync.replication_link WHERE source_region = 'nowhere'");
+# taken away by hand; the next region gets its origin
+$lab->wait_until('its applier to end', sub { !worker_pid($lab, 'eu', 'applier', 'nowhere') });
+my $origin = eu("SELECT link_origin FROM mrsync.region WHERE region_id = 'nowhere'");
+eu("DELETE FROM mrsync.region WHERE region_id = 'nowhere'; SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roident = $origin");
 
 # ---- another database under a name that is known, and a topic without its beginning
 
@@ -229,6 +264,9 @@ $lab->sql('us', $make, @second);
 eu($known);
 $lab->sql('us', "INSERT INTO t VALUES (61, 'of the first')", @second);
 $lab->wait_for('eu', 'SELECT v FROM t WHERE id = 61', 'of the first');
+is(eu("SELECT link_origin FROM mrsync.region WHERE region_id = 'reborn'"), $origin, 'an origin that was dropped serves again');
+is(eu("SELECT mrsync.version_below(xmin, pg_xact_commit_timestamp(xmin)::mrsync.hlc, 'o') FROM t WHERE id = 61"), 'f',
+	'and its rows are those of the new region');
 $lab->sql('us', 'SELECT mrsync.region_leave(); DROP EXTENSION mrsync CASCADE; ', @second);
 us('DROP DATABASE second');
 # a new server has a new WAL, whose positions begin low; here that of eu's own server serves, moved up
@@ -242,6 +280,84 @@ pass('another database under the name of a known region is named');
 is(eu('SELECT count(*) FROM t WHERE id = 62'), 0, 'and nothing of it is skipped or applied');
 eu("SELECT mrsync.link_remove(link_id) FROM mrsync.replication_link WHERE source_region = 'reborn'; DELETE FROM t WHERE id = 61");
 $lab->sql('us', 'SELECT mrsync.region_leave(); DROP EXTENSION mrsync CASCADE; ', @second);
+
+# ---- records that are none: somebody else writes to the topics
+
+sub produce
+{
+	my ($topic, @lines) = @_;
+	open my $pipe, '|-', $kafkactl, $lab->broker, 'produce', $topic or die "$kafkactl: $!";
+	print $pipe map { "$_\n" } @lines;
+	close $pipe or die "kafkactl produce has failed";
+}
+sub cat { return split /\n/, `$kafkactl $brokers cat $_[0]` }
+sub log_of { open my $file, '<', $lab->server_log($_[0]) or die; local $/; return scalar <$file> }
+
+# The control topic: what cannot be read is skipped, for the next record says the same and more.
+my $control = "mrsync.$group.us.control";
+my ($beat) = map { s/^\d+\t//r } grep { /"table_name":"mrsync.heartbeat"/ } reverse cat($control);
+my ($ack) = map { s/^\d+\t//r } grep { /"table_name":"mrsync.acknowledgement".*"source_region":"eu"/ } reverse cat($control);
+sub changed { my ($json, $key, $value) = @_; $json =~ s/("after_image":\{.*?"$key":)(?:null|"[^"]*")/$1$value/ or die "no $key in $json"; return $json }
+# of a row of its own: of each row only the newest record counts
+sub alone { return $_[0] =~ s/"row_pk":\{/"row_pk":{"made":"up",/r }
+my %bad = (
+	'no JSON' => 'garbage',
+	'nothing' => '',
+	'another region' => $beat =~ s/"region_id":"us"/"region_id":"xx"/r,
+	'a sequence that is no number' => changed($beat, 'sequence', '"many"'),
+	'a sequence below 0' => changed($ack, 'sequence', '"-1"'),
+	'a sequence beyond all' => changed($ack, 'sequence', '"99999999999999999999"'),
+	'no sequence' => changed($ack, 'sequence', 'null'),
+	'a time that is none' => alone(changed($beat, 'sent_at', '"yesterday at noon"')),
+	'a stamp that is none' => alone(changed($ack, 'hlc', '"soon"')),
+);
+my $coordinator = worker_pid($lab, 'eu', 'coordinator');
+my $heard = eu("SELECT hlc FROM mrsync.heartbeat WHERE region_id = 'us'");
+produce($control, @bad{ sort keys %bad });
+my %offset = map { /^(\d+)\t(.*)$/s ? ($2 => $1) : () } cat($control);
+for (sort keys %bad)
+{
+	my $said = "skipped the record at offset $offset{$bad{$_}} of topic $control: ";
+	$lab->wait_until("eu to skip: $_", sub { index(log_of('eu'), $said) >= 0 });
+	pass("a control record with $_ is skipped, and the log says which");
+}
+$lab->wait_for('eu', "SELECT hlc OPERATOR(mrsync.>) '$heard' FROM mrsync.heartbeat WHERE region_id = 'us'");
+is(worker_pid($lab, 'eu', 'coordinator'), $coordinator, 'the coordinator does not mind');
+eu("INSERT INTO t VALUES (71, 'acknowledged')");
+us("SELECT mrsync.link_pause(link_id) FROM mrsync.replication_link WHERE source_region = 'eu' AND target_region = 'us'");
+$lab->wait_until('the applier of us to end', sub { !worker_pid($lab, 'us', 'applier', 'eu') });
+eu("INSERT INTO t VALUES (72, 'not acknowledged')");
+like(($lab->sql_try('eu', "SELECT mrsync.wait_for_peers('1 s')"))[2], qr/55P03.*Behind are: "us" \(has applied/s, 'and nobody is told that a peer has applied what it has not');
+
+# The data topic: nothing may be skipped, so the link stops and says where.
+produce("mrsync.$group.eu", 'garbage');
+us("SELECT mrsync.link_resume(link_id) FROM mrsync.replication_link WHERE source_region = 'eu' AND target_region = 'us'");
+eu("INSERT INTO t VALUES (73, 'behind it')");
+my $named = qr/the record at offset (\d+) of topic mrsync\.$group\.eu is no event: /;
+$lab->wait_until('us to name it', sub { link_state('us', 'eu') =~ /^degraded: $named/ });
+my ($at) = link_state('us', 'eu') =~ $named;
+is((grep { /^$at\t/ } cat("mrsync.$group.eu"))[0], "$at\tgarbage", 'a data record that is none stops its link, named by its offset');
+# from now on it stays so, through the attempts to go on, which become rare
+my ($attempts, @states, @tried) = (0);
+$lab->wait_until('more attempts', sub {
+	push @states, link_state('us', 'eu');
+	my $n = us("SELECT restarts FROM mrsync.worker_status WHERE worker = 'applier' AND source_region = 'eu'");
+	push @tried, time if $n != $attempts;
+	$attempts = $n;
+	return @tried >= 3;
+});
+is_deeply([ grep { !/^degraded: $named/ } @states ], [], 'the link says so all the time');
+cmp_ok($tried[2] - $tried[1], '>', 3, sprintf 'it is tried again at a growing pause (%.1f s by now)', $tried[2] - $tried[1]);
+is(us('SELECT count(*) FROM t WHERE id IN (72, 73)'), 1, 'what stood before it is there, and nothing behind it is');
+isnt(us("SELECT status FROM mrsync.link_status WHERE direction = 'outgoing' AND target_region = 'eu'"), 'degraded', 'the other direction goes on');
+# the way on that docs/operations.md describes, for a record between two transactions
+us("SELECT mrsync.link_pause(link_id) FROM mrsync.replication_link WHERE source_region = 'eu' AND target_region = 'us'");
+us("UPDATE mrsync.link_position SET next_offset = $at + 1 WHERE source_region = 'eu' AND next_offset = $at");
+us("SELECT mrsync.link_resume(link_id) FROM mrsync.replication_link WHERE source_region = 'eu' AND target_region = 'us'");
+$lab->drain('eu');
+is(us("SELECT v FROM t WHERE id = 73"), 'behind it', 'it goes on behind the record when told to');
+$lab->wait_for('us', "SELECT state FROM mrsync.link_status WHERE direction = 'incoming' AND source_region = 'eu'", 'streaming');
+pass('and is in order again');
 
 # ---- stopping at once, with links that work
 
