@@ -16,7 +16,7 @@ CREATE TABLE t (id integer PRIMARY KEY, n integer NOT NULL, at timestamptz, tags
 SQL
 
 # Each worker leaves the settings that it sees, in a transaction of its own.
-my %row = (coordinator => 'heartbeat', extractor => 'extractor_position', applier => 'link_position');
+my %row = (coordinator => 'heartbeat', extractor => 'extractor_position', applier => 'acknowledgement'); # its position is written without the executor
 my @pinned = qw(default_transaction_isolation default_transaction_read_only default_transaction_deferrable lock_timeout
 	role row_security search_path statement_timeout synchronous_commit transaction_isolation);
 my $names = join ',', @pinned;
