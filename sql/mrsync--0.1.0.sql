@@ -533,10 +533,10 @@ COMMENT ON FUNCTION mrsync.apply_error_discard(bigint) IS 'Gives a parked event 
 -- ---------------------------------------------------------------------------------------------------------------------
 CREATE FUNCTION mrsync.worker_stat(OUT kind text, OUT peer text, OUT pid integer, OUT running boolean, OUT state text,
 	OUT started_at timestamptz, OUT restarts integer, OUT sequence bigint, OUT hlc mrsync.hlc, OUT committed_at timestamptz,
-	OUT progress_at timestamptz, OUT transactions bigint, OUT events bigint, OUT parked bigint, OUT caught_up boolean,
+	OUT progress_at timestamptz, OUT taken_at timestamptz, OUT transactions bigint, OUT events bigint, OUT parked bigint, OUT caught_up boolean,
 	OUT last_error text, OUT last_error_at timestamptz)
 RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mrsync_worker_stat';
-COMMENT ON FUNCTION mrsync.worker_stat() IS 'The worker processes of this region, one row each, from shared memory; no row when the database is no region. peer: an applier''s source. sequence, hlc, committed_at: of the last transaction sent (extractor) or applied (applier); transactions, events, parked: since its start; restarts: in a row. Example: SELECT * FROM mrsync.worker_stat();';
+COMMENT ON FUNCTION mrsync.worker_stat() IS 'The worker processes of this region, one row each, from shared memory; no row when the database is no region. peer: an applier''s source. sequence, hlc, committed_at: of the last transaction sent (extractor) or applied (applier); taken_at: when an applier took its newest transaction in hand; caught_up: it has nothing in hand, and nothing is left in the topic; transactions, events, parked: since its start; restarts: in a row. Example: SELECT * FROM mrsync.worker_stat();';
 
 CREATE FUNCTION mrsync.peer_stat(OUT region_id text, OUT acked_sequence bigint, OUT head_sequence bigint, OUT heartbeat_at timestamptz)
 RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mrsync_peer_stat';
@@ -550,8 +550,8 @@ SELECT w.kind AS worker, w.peer AS source_region,
 		WHEN NOT w.running THEN 'down: ' || coalesce(w.last_error, 'not started yet')
 		WHEN w.state IS NOT NULL THEN 'waiting: ' || w.state
 		WHEN w.kind = 'applier' AND NOT w.caught_up THEN
-			CASE WHEN w.progress_at < clock_timestamp() - interval '30 s'
-				THEN 'stalled: no progress for ' || date_trunc('second', clock_timestamp() - w.progress_at)
+			CASE WHEN greatest(w.progress_at, w.taken_at) < clock_timestamp() - interval '30 s'
+				THEN 'stalled: no progress for ' || date_trunc('second', clock_timestamp() - greatest(w.progress_at, w.taken_at))
 				ELSE 'catching up' END
 		ELSE 'running'
 	END AS state,
@@ -590,8 +590,8 @@ SELECT l.link_id, l.source_region, l.target_region,
 				WHEN p.heartbeat_at < clock_timestamp() - interval '30 s'
 					THEN 'waiting: nothing heard of ' || l.source_region || ' for ' || date_trunc('second', clock_timestamp() - p.heartbeat_at)
 				WHEN w.caught_up THEN 'streaming'
-				WHEN w.progress_at < clock_timestamp() - interval '30 s'
-					THEN 'stalled: no progress for ' || date_trunc('second', clock_timestamp() - w.progress_at)
+				WHEN greatest(w.progress_at, w.taken_at) < clock_timestamp() - interval '30 s'
+					THEN 'stalled: no progress for ' || date_trunc('second', clock_timestamp() - greatest(w.progress_at, w.taken_at))
 				ELSE 'catching up'
 			END
 		WHEN x.kind IS NULL OR NOT x.running THEN 'down: extractor: ' || coalesce(x.last_error, 'not started yet')

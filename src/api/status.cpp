@@ -86,6 +86,7 @@ void workerStat(FunctionCallInfo fcinfo)
 		hlc != 0 ? row.put(Int64GetDatum(hlc)) : row.putNull();
 		row.putTime(worker.committedAt.load());
 		row.putTime(worker.progressAt.load());
+		row.putTime(worker.takenAt.load());
 		row.putCount(worker.transactions.load());
 		row.putCount(worker.events.load());
 		row.putCount(worker.parked.load());

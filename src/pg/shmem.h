@@ -76,10 +76,12 @@ struct WorkerShared
 	std::atomic<int64_t> hlc;		// of that transaction
 	std::atomic<int64_t> committedAt; // of that transaction, at its source
 	std::atomic<int64_t> progressAt;
+	std::atomic<int64_t> takenAt;		   // applier: when the newest transaction was taken in hand, by our clock
+	std::atomic<int64_t> takenCommittedAt; // when that was committed, at its source
 	std::atomic<uint64_t> transactions;
 	std::atomic<uint64_t> events;
 	std::atomic<uint64_t> parked;		   // applier: events parked since start
-	std::atomic<bool> caughtUp;			   // applier: at the end of the topic
+	std::atomic<bool> caughtUp;			   // applier: runs, is at the end of the topic, and has nothing in hand
 	std::atomic<Latch *> latch;			   // to wake it; null: not running
 };
 

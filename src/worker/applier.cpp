@@ -115,7 +115,7 @@ private:
 			origin_ = static_cast<RepOriginId>(std::stoul(*peers[0][1]));
 			topic_ = std::string("mrsync.") + region_->group + "." + worker_.peer;
 			spi::Rows position =
-				spi::query("SELECT next_offset, incarnation, sequence, hlc::bigint, extract(epoch FROM committed_at)::text "
+				spi::query("SELECT next_offset, incarnation, sequence, hlc::bigint, committed_at::mrsync.hlc::bigint "
 						   "FROM mrsync.link_position WHERE source_region = $1",
 						   {worker_.peer});
 			if (!position.empty())
@@ -124,6 +124,7 @@ private:
 				chain_ = SequenceChain(std::stoll(*position[0][1]), std::stoull(*position[0][2]));
 				knownIncarnation_ = chain_.incarnation();
 				highest_ = Hlc{std::stoll(*position[0][3])};
+				lastCommittedAt_ = position[0][4] ? std::stoll(*position[0][4]) : 0;
 				acknowledged_ = 0; // say it again: the peer may have missed it
 			}
 			worker_.shared->sequence.store(chain_.sequence());
@@ -181,6 +182,7 @@ private:
 		{
 		case TransactionGate::Verdict::Begin:
 			inbox_.clear();
+			taken(event.committedAt);
 			break;
 		case TransactionGate::Verdict::Continue:
 			break;
@@ -201,6 +203,15 @@ private:
 		clockAdopt(region_, inbox_.last().hlc);
 		applyUntilDone(nextOffset);
 		inbox_.clear();
+	}
+
+	// From here on the link is behind by this transaction, however long a user's lock or a clock keeps it from being applied.
+	void taken(int64_t committedAt)
+	{
+		WorkerShared *shared = worker_.shared;
+		shared->takenCommittedAt.store(committedAt, std::memory_order_relaxed);
+		shared->takenAt.store(GetCurrentTimestamp(), std::memory_order_relaxed);
+		shared->caughtUp.store(false);
 	}
 
 	PgError missing(const Envelope &tx, int64_t offset) const

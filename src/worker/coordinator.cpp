@@ -32,6 +32,7 @@ constexpr int64_t kSecond = USECS_PER_SEC;
 constexpr int64_t kRestartFirst = kSecond;
 constexpr int64_t kRestartLongest = 30 * kSecond;
 constexpr int64_t kHealthy = 60 * kSecond; // who ran this long starts again at once
+constexpr int64_t kRecovered = 3 * kSecond; // who ran this long and is at the end of its topic has read what made it fail
 constexpr int64_t kCeilingReserve = 3 * kSecond;
 constexpr int kAppliedEventDays = 7;	   // as long as topics keep events
 
@@ -302,23 +303,54 @@ private:
 	bool recovered(const Child &child) const
 	{
 		const WorkerShared &shared = region_->workers[child.place];
-		return shared.pid != 0 && (shared.caughtUp.load() || shared.progressAt.load() > child.startedAt ||
-								   GetCurrentTimestamp() - child.startedAt >= kHealthy);
+		int64_t age = GetCurrentTimestamp() - child.startedAt;
+		return shared.pid != 0 && (shared.progressAt.load() > child.startedAt || age >= kHealthy ||
+								   (age >= kRecovered && shared.caughtUp.load()));
+	}
+
+	// Since when the oldest event that is not applied waits, by its source's clock; now: there is none.
+	TimestampTz behindSince(const Link &link, const WorkerShared *applier, TimestampTz now)
+	{
+		bool running = applier && applier->pid != 0;
+		if (running && applier->caughtUp.load())
+		{
+			noticedBehind_.erase(link.id);
+			return now;
+		}
+		if (running && applier->takenAt.load() != 0)
+		{
+			noticedBehind_.erase(link.id);
+			return applier->takenCommittedAt.load();
+		}
+		// Nothing was read: paused, failing, or just started. The source's heartbeats tell that there is more, and since
+		// when; what was there before this process was has waited for at most as long as the last one applied is old.
+		spi::Rows position = spi::query("SELECT sequence, committed_at::mrsync.hlc::bigint FROM mrsync.link_position WHERE source_region = $1",
+										{link.source});
+		uint64_t applied = position.empty() ? 0 : std::stoull(*position[0][0]);
+		const PeerShared *peer = peerShared(region_, link.source, false);
+		if (!peer || peer->headSequence.load() <= applied)
+		{
+			noticedBehind_[link.id] = 0;
+			return now;
+		}
+		auto [noticed, first] = noticedBehind_.try_emplace(link.id, position.empty() || !position[0][1] ? now : std::stoll(*position[0][1]));
+		if (!first && noticed->second == 0)
+			noticed->second = now;
+		return noticed->second;
 	}
 
 	void describeIncoming(const Link &link, TimestampTz now)
 	{
-		std::string lag = "0";
 		bool failing = false;
+		const WorkerShared *shared = nullptr;
 		for (Child &known : children_)
 			if (known.kind == WorkerKind::Applier && known.peer == link.source)
 			{
-				const WorkerShared &shared = region_->workers[known.place];
-				int64_t committedAt = shared.committedAt.load();
-				if (!shared.caughtUp.load() && committedAt != 0)
-					lag = std::to_string(std::max<int64_t>(0, (now - committedAt) / 1000));
+				shared = &region_->workers[known.place];
 				failing = known.wanted && known.delay > 2 * kRestartFirst && !recovered(known);
 			}
+		TimestampTz since = behindSince(link, shared, now);
+		std::string lag = std::to_string(std::max<int64_t>(0, (now - since) / 1000));
 		// former: a link that is paused or resumed at this moment keeps what it was told
 		spi::execute(
 			"WITH new AS (SELECT l.link_id, l.status AS former, p.event_id, $2::bigint AS lag_ms, CASE WHEN l.status NOT IN ('active', "
@@ -440,6 +472,7 @@ private:
 	std::deque<std::pair<uint64_t, TimestampTz>> samples_; // our newest sequence, and its commit, from time to time
 	uint64_t kafkaOptions_ = kafkaOptionsStamp();
 	TimestampTz describedAt_ = 0;
+	std::map<std::string, TimestampTz> noticedBehind_; // links whose applier reads nothing: since when there is more; 0: there is not
 	int64_t partitionedFor_ = 0;
 };
 

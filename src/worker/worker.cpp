@@ -38,6 +38,7 @@ void onExit(int, Datum)
 	myPlace->pid = 0;
 	myPlace->state[0] = '\0'; // it waits for nothing any more; what counts from now on is its last error
 	myPlace->endedAt = GetCurrentTimestamp();
+	myPlace->caughtUp.store(false);
 	LWLockRelease(shmemLock());
 }
 
@@ -93,6 +94,7 @@ Worker &Worker::create(const WorkerArguments &arguments)
 			place->startedAt = GetCurrentTimestamp();
 			place->state[0] = '\0';
 			place->caughtUp.store(false);
+			place->takenAt.store(0);
 			place->kafkaOptions = kafkaOptionsStamp();
 			place->latch.store(MyLatch);
 			LWLockRelease(shmemLock());

@@ -120,12 +120,31 @@ $lab->drain('eu');
 is(link_state('eu', 'us'), 'paused', 'the pause outlasts restart and crash');
 is(worker_pid($lab, 'eu', 'applier', 'us'), undef, 'no applier runs');
 is(ids('eu'), '1,2,3,21,23', 'nothing has come through');
+$lab->wait_for('eu', "SELECT lag > interval '0' FROM mrsync.link_status WHERE source_region = 'us'", 't');
+$lab->wait_for('us', "SELECT lag > interval '0' FROM mrsync.link_status WHERE target_region = 'eu'", 't');
+my @lag = map { my $lag = eu("SELECT lag_ms FROM mrsync.replication_link WHERE link_id = '$link'"); $lab->wait_for('eu', "SELECT lag_ms > $lag FROM mrsync.replication_link WHERE link_id = '$link'"); $lag } 1 .. 2;
+cmp_ok($lag[1], '>', $lag[0], 'the lag of a paused link grows as long as something waits at its source');
 is(eu("SELECT mrsync.link_resume('$link')"), '', 'resumed');
 $lab->drain;
 is(ids('eu'), ids('us'), 'what had gathered has arrived');
 $lab->same('SELECT * FROM t ORDER BY id', 'equal');
-$lab->wait_for('eu', "SELECT state FROM mrsync.link_status WHERE direction = 'incoming'", 'streaming');
+$lab->wait_for('eu', "SELECT state, lag FROM mrsync.link_status WHERE direction = 'incoming'", 'streaming|00:00:00');
+$lab->wait_for('us', "SELECT state, lag, l.last_acked_event_id = a.event_id FROM mrsync.link_status l JOIN mrsync.acknowledgement a ON (region_id, a.source_region) = ('eu', 'us') WHERE direction = 'outgoing' AND target_region = 'eu'",
+	'streaming|00:00:00|t');
+$lab->wait_for('eu', "SELECT lag_ms FROM mrsync.replication_link WHERE link_id = '$link'", 0);
+pass('drained, both ends say so: streaming, no lag, the newest event acknowledged');
 like(($lab->sql_try('eu', "SELECT mrsync.link_resume('$link')"))[2], qr/NOTICE.*active already/s, 'resuming twice: a notice');
+
+# an applier that a user's lock holds up is not in order, though it was a moment ago: status derives from progress
+my $user = $lab->session('eu');
+$user->sql('BEGIN; SELECT v FROM t WHERE id = 22 FOR UPDATE');
+us("UPDATE t SET v = 'held up' WHERE id = 22");
+$lab->wait_for('eu', "SELECT state, lag > interval '0' FROM mrsync.link_status WHERE direction = 'incoming'", 'catching up|t');
+$lab->wait_for('eu', "SELECT state ~ '^stalled: no progress for 00:00:3' FROM mrsync.link_status WHERE direction = 'incoming'", 't');
+cmp_ok(eu("SELECT lag_ms FROM mrsync.replication_link WHERE link_id = '$link'"), '>=', 29_000, 'a link held up by a lock shows it: catching up, then stalled, with its lag');
+$user->sql('ROLLBACK');
+$lab->wait_for('eu', "SELECT state, lag FROM mrsync.link_status WHERE direction = 'incoming'", 'streaming|00:00:00');
+$user->close;
 
 # a transaction that holds the row of a link holds up nobody else: the coordinator describes it another time
 my $holder = $lab->session('eu');
