@@ -460,7 +460,7 @@ private:
 			try
 			{
 				begin();
-				std::optional<ChangeEvent> event = parkedEvent(id);
+				std::optional<ChangeEvent> event = parkedHold(id);
 				if (!event)
 				{
 					abort();

@@ -38,17 +38,23 @@ std::vector<std::string> parkedDue(const std::string &source)
 	std::vector<std::string> due;
 	WorkerTransaction transaction;
 	for (const spi::Row &row : spi::query("SELECT error_id FROM mrsync.apply_error WHERE source_region = $1 AND waits_for IS "
-										  "NULL AND retry_at <= statement_timestamp() ORDER BY retry_at, error_id LIMIT 100",
+										  "NULL AND retry_at <= statement_timestamp() ORDER BY retry_at, error_id LIMIT 100 FOR UPDATE SKIP LOCKED",
 										  {source}))
 		due.push_back(*row[0]);
 	transaction.commit();
 	return due;
 }
 
-std::optional<ChangeEvent> parkedEvent(const std::string &id)
+std::optional<ChangeEvent> parkedHold(const std::string &id)
 {
-	spi::Rows rows = spi::query("SELECT event FROM mrsync.apply_error WHERE error_id = $1::bigint FOR UPDATE", {id});
+	spi::Rows rows = spi::query(
+		"SELECT event, event_id FROM mrsync.apply_error WHERE error_id = $1::bigint FOR UPDATE SKIP LOCKED", {id});
 	if (rows.empty())
+		return std::nullopt;
+	spi::Rows waiting = spi::query("WITH held AS (SELECT FROM mrsync.apply_error WHERE waits_for = $1::uuid FOR UPDATE SKIP LOCKED) "
+								   "SELECT count(*) = (SELECT count(*) FROM mrsync.apply_error WHERE waits_for = $1::uuid) FROM held",
+								   {rows[0][1]});
+	if (waiting[0][0] != "t")
 		return std::nullopt;
 	auto decoded = decode(*rows[0][0]);
 	if (auto *error = std::get_if<DecodeError>(&decoded))
@@ -68,7 +74,7 @@ void parkedFailedAgain(const std::string &id, const PgError &error)
 	WorkerTransaction transaction;
 	spi::execute("UPDATE mrsync.apply_error SET attempts = attempts + 1, last_failed_at = clock_timestamp(), retry_at = "
 				 "clock_timestamp() + $6::interval, sqlstate = $2, message = $3, detail = $4, hint = $5 "
-				 "WHERE error_id = $1::bigint",
+				 "WHERE error_id IN (SELECT error_id FROM mrsync.apply_error WHERE error_id = $1::bigint FOR UPDATE SKIP LOCKED)",
 				 {id, error.sqlStateText(), error.message(), orNull(error.detail()), orNull(error.hint()), retryInterval()});
 	transaction.commit();
 }

@@ -16,11 +16,14 @@ namespace mrsync
 void park(const std::string &source, const ChangeEvent &event, const SeenVector &seen, const PgError &error,
 		  const std::optional<std::string> &waitsFor);
 
-// The error_ids that are due, longest first; some at a time. In a transaction of its own.
+// The error_ids that are due, longest first, without those that somebody holds; some at a time. In a transaction of its
+// own.
 std::vector<std::string> parkedDue(const std::string &source);
 
-// Inside the transaction that applies it: the event, its envelope with `seen`. Nothing: discarded meanwhile.
-std::optional<ChangeEvent> parkedEvent(const std::string &id);
+// Inside the transaction that applies it: the event, its envelope with `seen`, held until the end together with those
+// that wait for it, which unpark lets go. Nothing: discarded meanwhile, or one of these rows is somebody else's, who may
+// keep it for long.
+std::optional<ChangeEvent> parkedHold(const std::string &id);
 void unpark(const std::string &id);
 
 // In a transaction of its own: named anew, and due again after mrsync.apply_error_retry_interval.

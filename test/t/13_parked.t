@@ -110,6 +110,30 @@ nothing_parked('one that waited for a discarded one is tried');
 eu('ALTER TABLE a DROP CONSTRAINT only_here');
 $lab->same('SELECT * FROM a ORDER BY id', 'a is the same');
 
+# ---- somebody holds a parked event, or one that waits for it, in a transaction left open: nothing else waits for him
+
+eu('ALTER TABLE a ADD CONSTRAINT only_here CHECK (v < 100) NOT VALID');
+us('INSERT INTO a VALUES (11, 921), (12, 922)');
+us('BEGIN; INSERT INTO a VALUES (13, 931); UPDATE a SET v = 33 WHERE id = 13; COMMIT');
+parked('a', 4);
+my $open = $lab->session('eu');
+$open->sql("BEGIN; SELECT mrsync.apply_error_discard(error_id) FROM mrsync.apply_error WHERE row_pk ->> 'id' = '11' OR waits_for IS NOT NULL");
+my $attempts = "SELECT attempts FROM mrsync.apply_error WHERE row_pk ->> 'id' = '12'";
+my $tried = eu($attempts);
+$lab->wait_until('two more attempts', sub { eu($attempts) > $tried + 1 });
+pass('another parked event is tried again');
+eu('ALTER TABLE a DROP CONSTRAINT only_here');
+$lab->wait_for('eu', 'SELECT v FROM a WHERE id = 12', 922);
+us('INSERT INTO b VALUES (13, 13)');
+$lab->drain('us');
+is(eu('SELECT v FROM b WHERE id = 13'), 13, 'and the link goes on');
+is(eu('SELECT count(*) FROM mrsync.apply_error'), 3, 'what is held, and what it waits for, is left alone');
+$open->sql('ROLLBACK');
+$open->close;
+nothing_parked('and applied when it is held no longer');
+is(eu('SELECT v FROM a WHERE id = 13'), 33, 'in its order');
+$lab->same('SELECT * FROM a ORDER BY id', 'a is the same');
+
 # ---- a table that the receiver does not have, or has not added
 
 us("CREATE TABLE late (id int PRIMARY KEY, v text); SELECT mrsync.table_add('late'); INSERT INTO late VALUES (1, 'one')");
