@@ -277,6 +277,7 @@ END
 $$;
 CREATE INDEX apply_error_source ON mrsync.apply_error (source_region);
 CREATE INDEX apply_error_due ON mrsync.apply_error (source_region, retry_at, error_id) WHERE waits_for IS NULL;
+CREATE INDEX apply_error_transaction ON mrsync.apply_error (source_region, hlc);
 CREATE INDEX apply_error_waiting ON mrsync.apply_error (waits_for) WHERE waits_for IS NOT NULL;
 COMMENT ON TABLE mrsync.apply_error IS 'Parked events: what could not be applied here, and why. Tried again by itself, and by apply_error_retry(); a row goes when its event is applied';
 COMMENT ON COLUMN mrsync.apply_error.error_id IS 'Its number, for apply_error_retry() and apply_error_discard()';
@@ -294,7 +295,7 @@ COMMENT ON COLUMN mrsync.apply_error.hint IS 'Of the last attempt: what to do; N
 COMMENT ON COLUMN mrsync.apply_error.attempts IS 'How often it was tried, the first time included';
 COMMENT ON COLUMN mrsync.apply_error.first_failed_at IS 'When it was parked, by this server''s clock';
 COMMENT ON COLUMN mrsync.apply_error.last_failed_at IS 'When it was tried last, by this server''s clock';
-COMMENT ON COLUMN mrsync.apply_error.waits_for IS 'The earlier event of the same transaction and row that has to be applied first; NULL: none';
+COMMENT ON COLUMN mrsync.apply_error.waits_for IS 'The earlier event of the same transaction and row (or table, where it has a TRUNCATE) that has to be applied first; NULL: none';
 COMMENT ON COLUMN mrsync.apply_error.retry_at IS 'When it is tried again, if it waits for no other';
 
 CREATE TABLE mrsync.conflict_log (

@@ -4,8 +4,8 @@
 //
 // The local transaction carries the source's stamp as its commit timestamp and the source region's replication origin;
 // the version of every row it writes is found from its xmin ever after.
-// What fails and may succeed later by itself is retried; what fails otherwise is parked event by event in
-// mrsync.apply_error, and the rest goes on.
+// What fails and may succeed later by itself is retried; what fails otherwise is applied once more, event by event
+// (OneByOne).
 #include "core/codec.h"
 #include "core/ledger.h"
 #include "kafka/consumer.h"
@@ -17,12 +17,12 @@
 #include "worker/apply.h"
 #include "worker/deadlock_watch.h"
 #include "worker/inbox.h"
+#include "worker/one_by_one.h"
 #include "worker/parking.h"
 #include "worker/progress.h"
 #include "worker/worker.h"
 
 #include <algorithm>
-#include <unordered_map>
 
 extern "C"
 {
@@ -42,18 +42,6 @@ namespace
 constexpr size_t kMostRecords = 1000; // taken from the consumer at a time
 constexpr long kRetryFirstMs = 10;
 constexpr long kRetryLongestMs = 5000;
-
-// Errors that say "not now", not "never".
-bool isRetryable(const PgError &error)
-{
-	int state = error.sqlState();
-	int category = ERRCODE_TO_CATEGORY(state);
-	return category == ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE) ||	// 40: deadlock, serialization
-		   category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||		// 53: disk, memory, connections
-		   category == ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) ||					// 58: I/O
-		   category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||		// 57: canceled by somebody
-		   state == ERRCODE_LOCK_NOT_AVAILABLE || state == ERRCODE_READ_ONLY_SQL_TRANSACTION;
-}
 
 class Applier
 {
@@ -314,22 +302,25 @@ private:
 	void applyOnce(int64_t nextOffset, bool oneByOne)
 	{
 		begin();
-		parkedRows_.clear();
+		uint64_t parked = 0;
 		const SeenVector seen = inbox_.first().tx.seen.value_or(SeenVector{});
 		const ChangeEvent &last = inbox_.last();
 		if (recordApplied({inbox_.first().id, last.id, worker_.peer, last.tx.sequence, last.hlc, encodeSeen(seen)}))
-			inbox_.forEach(
-				[&](const ChangeEvent &event)
-				{
-					if (oneByOne)
-						applyOrPark(event, seen);
-					else
+		{
+			if (oneByOne)
+				parked = OneByOne(apply_, worker_.peer, eventContext_).run(inbox_, seen);
+			else
+				inbox_.forEach(
+					[&](const ChangeEvent &event)
+					{
 						apply_.event(event, seen);
-					MemoryContextReset(eventContext_);
-				});
+						MemoryContextReset(eventContext_);
+					});
+		}
 		recordPosition({worker_.peer, topic_, nextOffset, chain_.incarnation(), last.tx.sequence,
 						std::max(highest_, last.hlc), last.id, last.committedAt});
 		commit(last.tx.sequence, last.hlc);
+		worker_.shared->parked.fetch_add(parked, std::memory_order_relaxed);
 	}
 
 	void begin()
@@ -382,45 +373,6 @@ private:
 		replorigin_session_origin = InvalidRepOriginId;
 		clockApplierMode(false);
 		MemoryContextReset(eventContext_);
-	}
-
-	void applyOrPark(const ChangeEvent &event, const SeenVector &seen)
-	{
-		// The order of a transaction's events on one row must hold: behind a parked one the others wait, too.
-		std::string row = event.table + (event.pk ? encodeImage(*event.pk) : "");
-		if (auto earlier = event.pk ? parkedRows_.find(row) : parkedRows_.end(); earlier != parkedRows_.end())
-		{
-			park(worker_.peer, event, seen,
-				 PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-						 "an earlier event of the same transaction and row is parked"),
-				 earlier->second);
-			earlier->second = toText(event.id);
-			worker_.shared->parked.fetch_add(1, std::memory_order_relaxed);
-			return;
-		}
-		ResourceOwner owner = CurrentResourceOwner;
-		pgCall([] { BeginInternalSubTransaction(nullptr); });
-		MemoryContextSwitchTo(eventContext_);
-		try
-		{
-			apply_.event(event, seen);
-			pgCall([] { ReleaseCurrentSubTransaction(); });
-			MemoryContextSwitchTo(eventContext_);
-			CurrentResourceOwner = owner;
-			return;
-		}
-		catch (const PgError &error)
-		{
-			pgCall([] { RollbackAndReleaseCurrentSubTransaction(); });
-			apply_.locksGone();
-			MemoryContextSwitchTo(eventContext_);
-			CurrentResourceOwner = owner;
-			if (isRetryable(error))
-				throw;
-			park(worker_.peer, event, seen, error, std::nullopt);
-			parkedRows_.emplace(std::move(row), toText(event.id));
-		}
-		worker_.shared->parked.fetch_add(1, std::memory_order_relaxed);
 	}
 
 	// Tells the source how far we are; at most every mrsync.ack_interval. Returns how long it can wait.
@@ -499,8 +451,6 @@ private:
 	TimestampTz retryAt_ = 0;
 	std::string trouble_;
 	MemoryContext eventContext_ = nullptr;
-	// of the transaction that is applied one by one: the event_id of the last one parked
-	std::unordered_map<std::string, std::string> parkedRows_;
 };
 
 } // namespace

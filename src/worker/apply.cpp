@@ -5,6 +5,7 @@
 #include "pg/clock.h"
 #include "pg/guard.h"
 #include "pg/spi.h"
+#include "worker/parking.h"
 #include "worker/tombstones.h"
 
 namespace mrsync
@@ -36,6 +37,27 @@ void Apply::event(const ChangeEvent &event, const SeenVector &seen, bool retried
 	}
 	throw PgError(ERRCODE_FEATURE_NOT_SUPPORTED,
 				  std::string("this version of mrsync cannot apply ") + toText(event.operation) + " events");
+}
+
+Oid Apply::rootOf(const std::string &table) { return targets_.byName(table).root; }
+
+std::optional<std::string> Apply::rowName(const ChangeEvent &event)
+{
+	if (!event.pk)
+		return std::nullopt;
+	return targets_.byName(event.table).keyName(*event.pk);
+}
+
+// Where a key has several texts, its row may have been another one for those who parked the transaction's events: the table
+// was not known here.
+void Apply::requireTurn(Target &target, const ChangeEvent &event)
+{
+	if (target.keyIsText())
+		return;
+	for (const std::string &pkText : parkedBefore(event))
+		if (target.heldKeyEquals(pkText))
+			throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+						  "an earlier event of the same transaction and row is parked");
 }
 
 void Apply::relate(LocalState &local, const Target &target, const ChangeEvent &event, const SeenVector &seen) const
@@ -122,6 +144,8 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 						  "a trigger of " + target->name + " kept a row from being inserted");
 		LocalState local;
 		HeldRow held = target->hold(*event.pk);
+		if (retried_)
+			requireTurn(*target, event);
 		if (held.found)
 		{
 			XidVersion version = versionOf(region_, held.xmin);
@@ -189,7 +213,8 @@ void Apply::truncate(const ChangeEvent &event)
 	// may be stamped below it. New writes of users are stamped above it.
 	rememberTruncation(target.relation);
 	target.waitForWriters();
-	target.removeOlder(event.hlc, event.region);
+	// Tried again, what has its very version is older, too: its transaction's later events wait for it.
+	target.removeOlder(Version{event.hlc, event.region}, retried_);
 }
 
 void Apply::log(Target &target, const ChangeEvent &event, const std::string &pkText, const LocalState &local,

@@ -24,9 +24,15 @@ public:
 	// row that carries its very version was written by an earlier event of it, since the later ones on that row wait.
 	void event(const ChangeEvent &event, const SeenVector &seen, bool retried = false);
 
+	// The table that was added, of which this name is that or a partition. Throws PgError: no such table here, or not added.
+	Oid rootOf(const std::string &table);
+	// What all events on one row of a table have in common here; none where the event is not on a row. Throws PgError.
+	std::optional<std::string> rowName(const ChangeEvent &event);
+
 private:
 	void row(const ChangeEvent &event, const SeenVector &seen);
 	void truncate(const ChangeEvent &event);
+	void requireTurn(Target &target, const ChangeEvent &event);
 	void relate(LocalState &local, const Target &target, const ChangeEvent &event, const SeenVector &seen) const;
 	bool mayBeOnItsWay(const ChangeEvent &event, const SeenVector &seen) const;
 	LocalState deleted(Target &target, const ChangeEvent &event, const SeenVector &seen, const std::string &pkText);

@@ -17,6 +17,17 @@ spi::Value orNull(const std::string &text) { return text.empty() ? std::nullopt 
 
 } // namespace
 
+bool isRetryable(const PgError &error)
+{
+	int state = error.sqlState();
+	int category = ERRCODE_TO_CATEGORY(state);
+	return category == ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE) ||	// 40: deadlock, serialization
+		   category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||		// 53: disk, memory, connections
+		   category == ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) ||					// 58: I/O
+		   category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||		// 57: canceled by somebody
+		   state == ERRCODE_LOCK_NOT_AVAILABLE || state == ERRCODE_READ_ONLY_SQL_TRANSACTION;
+}
+
 void park(const std::string &source, const ChangeEvent &event, const SeenVector &seen, const PgError &error,
 		  const std::optional<std::string> &waitsFor)
 {
@@ -67,6 +78,17 @@ std::optional<ChangeEvent> parkedHold(const std::string &id)
 void unpark(const std::string &id)
 {
 	spi::execute("DELETE FROM mrsync.apply_error WHERE error_id = $1::bigint", {id});
+}
+
+std::vector<std::string> parkedBefore(const ChangeEvent &event)
+{
+	std::vector<std::string> keys;
+	for (const spi::Row &row :
+		 spi::query("SELECT row_pk FROM mrsync.apply_error WHERE source_region = $1 AND hlc OPERATOR(mrsync.=) $2::mrsync.hlc "
+					"AND table_name = $3 AND event_id < $4::uuid AND row_pk IS NOT NULL",
+					{event.region, toText(event.hlc), event.table, toText(event.id)}))
+		keys.push_back(*row[0]);
+	return keys;
 }
 
 void parkedFailedAgain(const std::string &id, const PgError &error)

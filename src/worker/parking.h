@@ -11,8 +11,11 @@
 namespace mrsync
 {
 
+// Whether an error says "not now", not "never": then nothing is parked, all of it is tried again.
+bool isRetryable(const PgError &error);
+
 // Inside the transaction that applies the rest. waitsFor: the event_id of the one that was parked before it, of the same
-// transaction and row; it is not tried before that one is gone.
+// transaction and row (or table); it is not tried before that one is gone.
 void park(const std::string &source, const ChangeEvent &event, const SeenVector &seen, const PgError &error,
 		  const std::optional<std::string> &waitsFor);
 
@@ -25,6 +28,9 @@ std::vector<std::string> parkedDue(const std::string &source);
 // keep it for long.
 std::optional<ChangeEvent> parkedHold(const std::string &id);
 void unpark(const std::string &id);
+
+// The keys, as text, of the events of the same transaction and table that come before this one and are parked still.
+std::vector<std::string> parkedBefore(const ChangeEvent &event);
 
 // In a transaction of its own: named anew, and due again after mrsync.apply_error_retry_interval.
 void parkedFailedAgain(const std::string &id, const PgError &error);

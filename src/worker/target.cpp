@@ -1,5 +1,6 @@
 #include "worker/target.h"
 
+#include "core/codec.h"
 #include "pg/catalog.h"
 #include "pg/guard.h"
 
@@ -209,13 +210,20 @@ void Target::locked()
 	lockedIn_ = lockEpoch;
 }
 
+// Its values are in keyValues_ then.
+Relation Target::openFor(const Image &pk)
+{
+	Relation rel = pgCall([&] { return table_open(relation, RowExclusiveLock); });
+	locked();
+	keyFromImage(keyInfo(rel), pk, keyValues_);
+	return rel;
+}
+
 Oid Target::partitionFor(const Image &pk)
 {
 	AsOwner owner(owner_);
-	Relation rel = pgCall([&] { return table_open(relation, RowExclusiveLock); });
-	locked();
+	Relation rel = openFor(pk);
 	const KeyInfo &key = keyInfo(rel);
-	keyFromImage(key, pk, keyValues_);
 	return pgCall(
 		[&]
 		{
@@ -249,10 +257,8 @@ Oid Target::partitionFor(const Image &pk)
 HeldRow Target::hold(const Image &pk)
 {
 	AsOwner owner(owner_);
-	Relation rel = pgCall([&] { return table_open(relation, RowExclusiveLock); });
-	locked();
+	Relation rel = openFor(pk);
 	const KeyInfo &key = keyInfo(rel);
-	keyFromImage(key, pk, keyValues_);
 	return pgCall(
 		[&]
 		{
@@ -330,12 +336,26 @@ bool Target::heldKeyEquals(const std::string &pkText)
 		});
 }
 
-std::string Target::heldKeyName(const std::string &pkText)
+bool Target::keyIsText() const
 {
 	for (const TargetColumn &column : columns_)
 		if (column.isKey && !column.isFixedKey)
-			return std::to_string(heldKeyHash());
-	return pkText;
+			return false;
+	return true;
+}
+
+std::string Target::keyName(const Image &pk)
+{
+	AsOwner owner(owner_);
+	Relation rel = openFor(pk);
+	pgCall([&] { table_close(rel, NoLock); });
+	return heldKeyName(encodeImage(pk));
+}
+
+// Equal keys may have different texts (1.0 and 1.00).
+std::string Target::heldKeyName(const std::string &pkText)
+{
+	return keyIsText() ? pkText : std::to_string(heldKeyHash());
 }
 
 void Target::plansFor(const Image &row)
@@ -559,13 +579,15 @@ void Target::takeBack(const HeldRow &held)
 		});
 }
 
-void Target::removeOlder(Hlc hlc, const std::string &region)
+void Target::removeOlder(const Version &version, bool orEqual)
 {
 	if (!removeOlderPlan_)
 		removeOlderPlan_ =
 			prepare("DELETE FROM " + name + " WHERE mrsync.version_below(xmin, $1::mrsync.hlc, $2)", {INT8OID, TEXTOID});
 	AsOwner owner(owner_);
-	Datum values[2] = {Int64GetDatum(hlc.value), pgCall([&] { return CStringGetTextDatum(region.c_str()); })};
+	// a region's name holds nothing as low as a space: no version lies between the two
+	std::string region = version.region + (orEqual ? " " : "");
+	Datum values[2] = {Int64GetDatum(version.hlc.value), pgCall([&] { return CStringGetTextDatum(region.c_str()); })};
 	uint64_t processed;
 	execute(removeOlderPlan_, values, nullptr, SPI_OK_DELETE, processed);
 }

@@ -7,7 +7,7 @@
 #include "pg/key.h"
 #include "pg/server.h"
 
-#include "core/event.h"
+#include "core/resolver.h"
 
 #include <memory>
 #include <unordered_map>
@@ -67,12 +67,17 @@ public:
 
 	// Finds and holds the row with this key, waiting for transactions in progress that touch it.
 	HeldRow hold(const Image &pk);
+	// Whether equal keys have equal texts.
+	bool keyIsText() const;
+	// What all regions call a key.
+	std::string keyName(const Image &pk);
+
 	// Of the row held last: its image as events show it.
 	Image heldImage();
 	// Of the key given to hold() last.
 	uint64_t heldKeyHash();
 	bool heldKeyEquals(const std::string &pkText);
-	// What all regions call that key, whose text is pkText here: equal keys may have different texts (1.0 and 1.00).
+	// Its keyName; pkText: its text here.
 	std::string heldKeyName(const std::string &pkText);
 
 	// False: the key is there by now, nothing was written.
@@ -81,15 +86,16 @@ public:
 	void remove(const HeldRow &held);
 	// Takes back a row of this transaction without any trigger noticing.
 	void takeBack(const HeldRow &held);
-	// Deletes the rows whose version is below.
-	void removeOlder(Hlc hlc, const std::string &region);
-	// Waits until the transactions that have written the table so far, and only those, have ended.
+	// Deletes the rows whose version is below; or equal, if that is said.
+	void removeOlder(const Version &version, bool orEqual);
+	// Waits until the transactions that are writing the table now, and only those, have ended.
 	void waitForWriters();
 
 private:
 	friend class TargetCache;
 	void describe(Relation relation);
 	void locked();
+	Relation openFor(const Image &pk);
 	void plansFor(const Image &row);
 	bool differsFromHeld(const TargetColumn &column, const std::optional<std::string> &text);
 	void updateAnyColumn(const Image &row);

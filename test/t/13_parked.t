@@ -134,6 +134,75 @@ nothing_parked('and applied when it is held no longer');
 is(eu('SELECT v FROM a WHERE id = 13'), 33, 'in its order');
 $lab->same('SELECT * FROM a ORDER BY id', 'a is the same');
 
+# ---- a TRUNCATE in a transaction of which something is parked
+
+# the table is not here: what stood before the TRUNCATE does not come back behind it
+my $cut_tree = <<'';
+	CREATE TABLE cut_tree (id int, kind int, PRIMARY KEY (id, kind)) PARTITION BY LIST (kind);
+	CREATE TABLE cut_tree_1 PARTITION OF cut_tree FOR VALUES IN (1);
+	CREATE TABLE cut_tree_2 PARTITION OF cut_tree FOR VALUES IN (2);
+	SELECT mrsync.table_add('cut_tree');
+
+us("CREATE TABLE cut (id int PRIMARY KEY); SELECT mrsync.table_add('cut'); $cut_tree");
+us('BEGIN; INSERT INTO cut VALUES (1); TRUNCATE cut; INSERT INTO cut VALUES (2); COMMIT');
+parked('cut', 2);
+eu("CREATE TABLE cut (id int PRIMARY KEY); SELECT mrsync.table_add('cut')");
+nothing_parked('a TRUNCATE of a table that was not there is applied when it is');
+is($lab->same('SELECT * FROM cut', 'cut is the same'), 2, 'with what stood behind it, and without what stood before');
+us('BEGIN; INSERT INTO cut_tree VALUES (1, 1), (2, 2); TRUNCATE cut_tree_1; INSERT INTO cut_tree VALUES (3, 1); COMMIT');
+parked('cut_tree', 3);
+is(eu('SELECT count(*) FROM mrsync.apply_error WHERE waits_for IS NULL'), 1, 'that of a partition: all wait, each for the one before it');
+eu($cut_tree);
+nothing_parked('and are applied');
+is($lab->same('SELECT * FROM cut_tree ORDER BY id', 'cut_tree is the same'), "2|2\n3|1", 'in their order');
+
+# the TRUNCATE itself is parked: tried again, it takes away what its own transaction wrote before it
+eu(<<'');
+	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;
+	CREATE TRIGGER refuse BEFORE DELETE ON cut_tree_1 FOR EACH ROW EXECUTE FUNCTION refuse();
+	ALTER TABLE cut_tree_1 ENABLE ALWAYS TRIGGER refuse;
+
+us('BEGIN; INSERT INTO cut_tree VALUES (4, 1); TRUNCATE cut_tree_1; INSERT INTO cut_tree VALUES (5, 1); COMMIT');
+is(parked('cut_tree_1'), 'P0001|not now', 'a TRUNCATE that fails is parked');
+is(parked('cut_tree'), '55000|an earlier event of the same transaction and table is parked', 'and so is what comes behind it');
+is(eu('SELECT id FROM cut_tree WHERE kind = 1 ORDER BY id'), "3\n4", 'what came before it is there');
+eu('DROP TRIGGER refuse ON cut_tree_1');
+nothing_parked('both are applied when the trigger is gone');
+is($lab->same('SELECT * FROM cut_tree ORDER BY id', 'cut_tree is the same'), "2|2\n5|1", 'and nothing is left of what came before it');
+
+# a row is parked, the TRUNCATE of its transaction is not: it does not come back when it could
+$lab->tables('CREATE TABLE cut_unique (id int PRIMARY KEY, v text UNIQUE);', 'cut_unique');
+$lab->pause('us>eu');
+us("BEGIN; INSERT INTO cut_unique VALUES (1, 'x'); TRUNCATE cut_unique; COMMIT");
+eu("INSERT INTO cut_unique VALUES (100, 'x')");
+$lab->resume('us>eu');
+$lab->drain;
+eu('DELETE FROM cut_unique');
+$lab->drain;
+nothing_parked('a row that its own transaction truncates waits for nothing');
+is($lab->same('SELECT * FROM cut_unique', 'cut_unique is the same'), '', 'and does not come back');
+
+# ---- one key, two texts: the order of a row's events holds
+
+$lab->tables('CREATE TABLE texts (id numeric PRIMARY KEY, v int);', 'texts');
+eu('ALTER TABLE texts ADD CONSTRAINT only_here CHECK (v < 100)');
+us('BEGIN; INSERT INTO texts VALUES (1.0, 500); UPDATE texts SET id = 1.00, v = 5; COMMIT');
+parked('texts', 3);
+is(eu('SELECT count(*) FROM mrsync.apply_error WHERE waits_for IS NULL'), 1, '1.00 waits for 1.0');
+eu('ALTER TABLE texts DROP CONSTRAINT only_here');
+nothing_parked('they are applied when the cause is gone');
+is($lab->same('SELECT id, v FROM texts', 'texts is the same'), '1.00|5', 'in their order');
+# where the table is not there yet, nobody knows that they are one
+us("CREATE TABLE late_texts (id numeric PRIMARY KEY, v int); SELECT mrsync.table_add('late_texts'); "
+	. 'BEGIN; INSERT INTO late_texts VALUES (1.0, 500); UPDATE late_texts SET id = 1.00, v = 5; COMMIT');
+parked('late_texts', 3);
+eu("CREATE TABLE late_texts (id numeric PRIMARY KEY, v int CONSTRAINT only_here CHECK (v < 100)); SELECT mrsync.table_add('late_texts')");
+$lab->wait_for('eu', "SELECT message FROM mrsync.apply_error WHERE row_pk ->> 'id' = '1.00'", 'an earlier event of the same transaction and row is parked');
+is(eu('SELECT count(*) FROM late_texts'), 0, '1.00 does not overtake 1.0 when the table has come');
+eu('ALTER TABLE late_texts DROP CONSTRAINT only_here');
+nothing_parked('they are applied when the cause is gone, too');
+is($lab->same('SELECT id, v FROM late_texts', 'late_texts is the same'), '1.00|5', 'in their order');
+
 # ---- a table that the receiver does not have, or has not added
 
 us("CREATE TABLE late (id int PRIMARY KEY, v text); SELECT mrsync.table_add('late'); INSERT INTO late VALUES (1, 'one')");
