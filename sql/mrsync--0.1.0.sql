@@ -69,7 +69,7 @@ CREATE CAST (timestamptz AS mrsync.hlc) WITHOUT FUNCTION;
 CREATE FUNCTION mrsync.version_below(xmin xid, hlc mrsync.hlc, region_id text) RETURNS boolean LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mrsync_version_below';
 COMMENT ON FUNCTION mrsync.version_below(xid, mrsync.hlc, text) IS 'Whether the version (stamp, region) of a row with this xmin is below another one. Error: 55000 when the database is not a region. Example: SELECT id FROM t WHERE mrsync.version_below(xmin, mrsync.current_hlc(), ''us'');';
 CREATE FUNCTION mrsync.current_hlc() RETURNS mrsync.hlc LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mrsync_current_hlc';
-COMMENT ON FUNCTION mrsync.current_hlc() IS 'A new stamp of this region''s hybrid logical clock, above every transaction that this session has committed or seen. Error: 55000 when the database is not a region. Example: SELECT mrsync.current_hlc();';
+COMMENT ON FUNCTION mrsync.current_hlc() IS 'A session token: this region''s hybrid logical clock, at or above the stamp of every transaction that this session has committed or seen. It is no stamp of its own, and may be the same twice. Error: 55000 when the database is not a region. Example: SELECT mrsync.current_hlc();';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Catalog

@@ -84,6 +84,6 @@ Datum mrsync_current_hlc(PG_FUNCTION_ARGS)
 			if (!region)
 				throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "this database is not an mrsync region")
 					.hint("Call mrsync.region_init(region_id, kafka_brokers) first.");
-			return Int64GetDatum(clockTick(region).value);
+			return Int64GetDatum(clockNow(region).value);
 		});
 }

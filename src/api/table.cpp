@@ -6,6 +6,8 @@
 // Locks: ShareRowExclusive, so that a table is added while it is read, and as soon as no writer is in the middle.
 #include "api/api.h"
 
+#include "pg/catalog.h"
+#include "pg/clock.h"
 #include "pg/key.h"
 
 #include <cstring>
@@ -474,8 +476,8 @@ void tableAdd(Oid relation, const std::string &strategy)
 	tableSync(relation);
 	// Under the lock: whatever was written before has its stamp by now, and a lower one.
 	spi::execute("INSERT INTO mrsync.replicated_table (relation, strategy, former_replica_identity, base_hlc) "
-				 "VALUES ($1::oid, $2, $3::\"char\", mrsync.current_hlc())",
-				 {oidText(relation), strategy, std::string(1, identity)});
+				 "VALUES ($1::oid, $2, $3::\"char\", $4::mrsync.hlc)",
+				 {oidText(relation), strategy, std::string(1, identity), toText(clockTick(myRegion()))});
 	invalidateTree(relation);
 	wakeAtCommit();
 }

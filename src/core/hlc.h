@@ -7,6 +7,7 @@
 // Time is a parameter: nothing here asks the machine what time it is.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <compare>
 #include <cstdint>
@@ -56,6 +57,16 @@ public:
 		while (seen < hlc.value && !word_.compare_exchange_weak(seen, hlc.value))
 		{
 		}
+	}
+
+	// A moment that nothing stamped or adopted so far lies above; not a stamp. The clock only follows time for it, and
+	// never counts: asked in a loop it would run ahead of time without limit. A microsecond behind time, since a commit
+	// of this very microsecond would find a clock that is level with time, and write an override.
+	template <typename Physical> Hlc now(Physical &&physical)
+	{
+		int64_t time = physical();
+		adopt(Hlc{time - 1});
+		return std::max(Hlc{time}, last());
 	}
 
 	// Stamps a commit. The clock is read first and the time second: the other way round, a commit that stamps

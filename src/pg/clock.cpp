@@ -109,6 +109,13 @@ Hlc clockTick(RegionShared *region)
 	return hlc;
 }
 
+Hlc clockNow(RegionShared *region)
+{
+	Hlc hlc = Clock(region->clock).now(GetCurrentTimestamp);
+	ceilingEnsure(region, hlc);
+	return hlc;
+}
+
 void clockAdopt(RegionShared *region, Hlc hlc)
 {
 	if (region->clock.load() >= hlc.value)

@@ -21,6 +21,9 @@ void clockApplierMode(bool on);
 // A new stamp, above every stamp given or adopted before.
 Hlc clockTick(RegionShared *region);
 
+// What this session has committed or seen is stamped at or below; for everybody to ask, as often as they like.
+Hlc clockNow(RegionShared *region);
+
 // Raises the clock above a stamp that has come from elsewhere, durably.
 void clockAdopt(RegionShared *region, Hlc hlc);
 

@@ -55,6 +55,24 @@ TEST(ClockTest, AdoptRaisesAndNeverLowers)
 	EXPECT_GT(clock.stamp([] { return int64_t{120}; }, false).hlc.value, 150);
 }
 
+// Everybody may ask for it, as often as they like: a million questions in a second must not push the clock into the next.
+TEST(ClockTest, NowFollowsTimeAndNeverCounts)
+{
+	std::atomic<int64_t> word{100};
+	Clock clock(word);
+	for (int i = 0; i < 1000; ++i)
+		EXPECT_EQ(clock.now([] { return int64_t{90}; }).value, 100);
+	EXPECT_EQ(clock.last().value, 100);
+	for (int i = 0; i < 1000; ++i)
+		EXPECT_EQ(clock.now([] { return int64_t{200}; }).value, 200);
+	// whoever commits at that moment needs no override, whoever commits after it is not below
+	Stamp stamp = clock.stamp([] { return int64_t{200}; }, false);
+	EXPECT_EQ(stamp.hlc.value, 200);
+	EXPECT_FALSE(stamp.isOverride);
+	EXPECT_GT(clock.stamp([] { return int64_t{50}; }, false).hlc.value, 200);
+	EXPECT_EQ(clock.now([] { return int64_t{60}; }), clock.last());
+}
+
 TEST(ClockTest, StaysMonotonicWhileTimeSteps)
 {
 	test::Random random(1);
