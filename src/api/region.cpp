@@ -167,7 +167,20 @@ void regionInit(const std::string &region, const std::string &brokers, const std
 
 std::string originName(const std::string &region) { return mySlotName() + "_" + region; }
 
-// The server tracks a limited number of origins; the applier would only learn at its start that none is left.
+// Until the end of the transaction nobody else makes a peer known; readers are not in the way, nor are new links.
+void checkPeerLimit()
+{
+	AsSuperuser rights;
+	spi::execute("LOCK TABLE mrsync.region IN SHARE ROW EXCLUSIVE MODE");
+	spi::Rows rows = spi::query("SELECT count(*) FROM mrsync.region WHERE NOT is_local");
+	if (std::stoi(*rows[0][0]) >= kMaxPeers)
+		throw PgError(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, "this region has no place for another peer")
+			.detail("It knows " + *rows[0][0] + " regions; a region can have at most " + std::to_string(kMaxPeers) + " peers.")
+			.hint("There is no way to forget a peer but mrsync.region_leave(), which forgets all of them.");
+}
+
+// The server tracks a limited number of origins, from when they are used first; the applier would only learn at its start
+// that none is left. So those that have not been used yet count, too.
 void checkOriginLimit(const std::string &origin)
 {
 #if PG_VERSION_NUM >= 180000
@@ -177,12 +190,12 @@ void checkOriginLimit(const std::string &origin)
 #endif
 	spi::Rows rows = spi::query("SELECT count(*), pg_catalog.current_setting($2)::int, "
 								"count(*) < pg_catalog.current_setting($2)::int "
-								"FROM pg_catalog.pg_replication_origin_status WHERE external_id IS DISTINCT FROM $1",
+								"FROM pg_catalog.pg_replication_origin WHERE roname <> $1",
 								{origin, setting});
 	if (rows[0][2] == "t")
 		return;
 	throw PgError(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, "this server has no place for another replication origin")
-		.detail(*rows[0][0] + " are in use; " + setting + " is " + *rows[0][1] + ".")
+		.detail("It has " + *rows[0][0] + "; " + setting + " is " + *rows[0][1] + ".")
 		.hint(*spi::query("SELECT mrsync.setting_advice($1, $2)",
 						  {setting, std::to_string(std::stoi(*rows[0][1]) * 2 + 8)})[0][0]);
 }
@@ -203,6 +216,7 @@ void regionConnect(const std::string &region, const std::optional<std::string> &
 			.hint("Create links with it by mrsync.link_create(source_region, target_region).");
 	std::string brokers = brokersGiven.value_or(*mine[0][2]);
 	checkBrokers(brokers);
+	checkPeerLimit();
 	std::string origin = originName(region);
 	checkOriginLimit(origin);
 	AsSuperuser rights;

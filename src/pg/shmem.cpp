@@ -328,8 +328,9 @@ namespace
 // With the lock held. The name stays as it is: somebody may be reading it.
 void originFree(OriginShared &place) { place.origin.store(kFreedOrigin); }
 
-// With the lock held. An id has one region and a region one id, so what says otherwise is of a time that is over.
-void originPut(RegionShared *region, RepOriginId origin, const std::string &peer)
+// With the lock held. An id has one region and a region one id, so what says otherwise is of a time that is over. False:
+// there is no place for it.
+bool originPut(RegionShared *region, RepOriginId origin, const std::string &peer)
 {
 	bool known = false;
 	for (OriginShared &place : region->origins)
@@ -344,7 +345,7 @@ void originPut(RegionShared *region, RepOriginId origin, const std::string &peer
 			originFree(place);
 	}
 	if (known)
-		return;
+		return true;
 	OriginShared *best = nullptr; // rather one that never had a name, for the readers of the old one
 	for (OriginShared &place : region->origins)
 	{
@@ -355,9 +356,10 @@ void originPut(RegionShared *region, RepOriginId origin, const std::string &peer
 			break;
 	}
 	if (!best)
-		throw PgError(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, "a region can have at most 64 peers");
+		return false;
 	strlcpy(best->region, peer.c_str(), sizeof best->region);
 	best->origin.store(origin);
+	return true;
 }
 
 } // namespace
@@ -365,10 +367,12 @@ void originPut(RegionShared *region, RepOriginId origin, const std::string &peer
 void originRegister(RegionShared *region, RepOriginId origin, const std::string &peer)
 {
 	LockHold hold;
-	originPut(region, origin, peer);
+	if (!originPut(region, origin, peer))
+		throw PgError(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+					  "a region can have at most " + std::to_string(kMaxPeers) + " peers");
 }
 
-void originsSet(RegionShared *region, const std::map<RepOriginId, std::string> &peers)
+bool originsSet(RegionShared *region, const std::map<RepOriginId, std::string> &peers)
 {
 	LockHold hold;
 	for (OriginShared &place : region->origins)
@@ -377,8 +381,10 @@ void originsSet(RegionShared *region, const std::map<RepOriginId, std::string> &
 		if (id != InvalidRepOriginId && id != kFreedOrigin && peers.count(static_cast<RepOriginId>(id)) == 0)
 			originFree(place);
 	}
+	bool all = true;
 	for (const auto &[origin, peer] : peers)
-		originPut(region, origin, peer);
+		all &= originPut(region, origin, peer);
+	return all;
 }
 
 const char *originRegion(const RegionShared *region, RepOriginId origin)

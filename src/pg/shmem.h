@@ -130,8 +130,9 @@ void regionForget(Oid database);
 void ceilingEnsure(RegionShared *region, Hlc atLeast);
 
 // Which origin stands for which peer, as committed in mrsync.region: never told by a transaction that may roll back, for
-// the next region_connect gets the same id. A wrong name here gives rows a wrong version, and regions other winners.
-void originsSet(RegionShared *region, const std::map<RepOriginId, std::string> &peers); // all of them; others are forgotten
+// the next region_connect gets the same id. A wrong name here gives rows a wrong version, and regions other winners; so an
+// applier whose origin has no place must not write, and originRegister throws PgError.
+bool originsSet(RegionShared *region, const std::map<RepOriginId, std::string> &peers); // all; false: not all have a place
 void originRegister(RegionShared *region, RepOriginId origin, const std::string &peer); // one
 const char *originRegion(const RegionShared *region, RepOriginId origin); // null: not ours; good for a moment
 

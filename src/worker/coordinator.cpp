@@ -68,6 +68,7 @@ public:
 			worker_.reloadSettings();
 			ceilingEnsure(region_, Hlc{std::max<int64_t>(region_->clock.load(), GetCurrentTimestamp() + kCeilingReserve)});
 			supervise();
+			describeSelf();
 			bool more = control_.receive();
 			long pause = control_.beat();
 			describeLinks();
@@ -93,6 +94,7 @@ private:
 		TimestampTz notBefore = 0;
 		int64_t delay = kRestartFirst;
 		bool wanted = false;
+		bool refused = false; // the server had no background worker left
 	};
 
 	static bool catalogPresent()
@@ -143,16 +145,17 @@ private:
 					if (row[2])
 						origins.emplace(static_cast<RepOriginId>(std::stoul(*row[2])), *row[0]);
 				}
-				originsSet(region_, origins);
+				crowded_ = !originsSet(region_, origins);
 				control_.peers(peers);
 			});
 	}
 
-	Child &child(WorkerKind kind, const std::string &peer)
+	// Null: there is no place for another one.
+	Child *child(WorkerKind kind, const std::string &peer)
 	{
 		for (Child &known : children_)
 			if (known.kind == kind && known.peer == peer)
-				return known;
+				return &known;
 		int place = kExtractorPlace;
 		if (kind == WorkerKind::Applier)
 		{
@@ -169,7 +172,7 @@ private:
 			if (place < 0)
 				place = free;
 			if (place < 0)
-				throw PgError(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, "a region can have at most 64 incoming links");
+				return nullptr;
 		}
 		pgCall(
 			[&]
@@ -183,7 +186,7 @@ private:
 		added.kind = kind;
 		added.peer = peer;
 		added.place = place;
-		return children_.emplace_back(added);
+		return &children_.emplace_back(added);
 	}
 
 	bool running(Child &child)
@@ -210,10 +213,15 @@ private:
 	{
 		for (Child &known : children_)
 			known.wanted = false;
-		child(WorkerKind::Extractor, "").wanted = true;
+		child(WorkerKind::Extractor, "")->wanted = true;
 		for (const Link &link : links_)
 			if (link.target == region_->region && (link.status == "active" || link.status == "degraded"))
-				child(WorkerKind::Applier, link.source).wanted = true;
+			{
+				if (Child *applier = child(WorkerKind::Applier, link.source))
+					applier->wanted = true;
+				else
+					crowded_ = true;
+			}
 		uint64_t kafkaOptions = kafkaOptionsStamp();
 		if (kafkaOptions != kafkaOptions_)
 			pgCall([] { ereport(LOG, (errmsg("mrsync.kafka_options has changed: the workers that speak to Kafka start again"))); });
@@ -260,14 +268,21 @@ private:
 		strlcpy(arguments.peer, child.peer.c_str(), sizeof arguments.peer);
 		child.startedAt = GetCurrentTimestamp();
 		child.handle = workerStart(arguments);
-		if (child.handle)
-		{
-			worker_.state("");
-			return;
-		}
-		child.notBefore = child.startedAt + 5 * kSecond;
-		worker_.state("no background worker is left for the " + std::string(toText(child.kind)) +
-					  (child.peer.empty() ? "" : " from " + child.peer) + ": raise max_worker_processes");
+		child.refused = !child.handle;
+		if (child.refused)
+			child.notBefore = child.startedAt + 5 * kSecond;
+	}
+
+	void describeSelf()
+	{
+		std::string state;
+		for (const Child &known : children_)
+			if (known.wanted && known.refused)
+				state = "no background worker is left for the " + std::string(toText(known.kind)) +
+						(known.peer.empty() ? "" : " from " + known.peer) + ": raise max_worker_processes";
+		if (crowded_)
+			state = "not all peers have a place: a region can have at most " + std::to_string(kMaxPeers);
+		worker_.state(state);
 	}
 
 	// replication_link: the lag and the last acknowledged event, as this region knows them. A row that somebody holds
@@ -471,6 +486,7 @@ private:
 	std::deque<Child> children_;
 	std::deque<std::pair<uint64_t, TimestampTz>> samples_; // our newest sequence, and its commit, from time to time
 	uint64_t kafkaOptions_ = kafkaOptionsStamp();
+	bool crowded_ = false; // not all peers have a place
 	TimestampTz describedAt_ = 0;
 	std::map<std::string, TimestampTz> noticedBehind_; // links whose applier reads nothing: since when there is more; 0: there is not
 	int64_t partitionedFor_ = 0;

@@ -1,7 +1,7 @@
 -- region_init, region_connect, region_leave: bad input, and a whole life. Needs a broker: -v brokers=host:port
 SET client_min_messages = warning;
 CREATE EXTENSION mrsync;
-SELECT plan(41);
+SELECT plan(45);
 
 -- region_init refuses subtransactions, so its errors are read from psql's variables, not by throws_ok
 \set ON_ERROR_STOP off
@@ -87,6 +87,31 @@ SELECT throws_ok($$SELECT mrsync.region_connect('tap-peer')$$, '42710', 'region 
 SELECT results_eq($$SELECT r.region_id COLLATE "default", r.is_local, r.replication_group, o.roname COLLATE "default" FROM mrsync.region r JOIN pg_replication_origin o ON o.roident = r.link_origin WHERE NOT is_local$$,
 	$$SELECT 'tap-peer', false, 'tap', 'mrsync_' || oid || '_tap-peer' FROM pg_database WHERE datname = current_database()$$, 'the peer has an origin');
 SELECT is((SELECT kafka_brokers FROM mrsync.region WHERE region_id = 'tap-peer'), :'brokers'::text, 'and the brokers of this region');
+
+-- at most 64 of them; a coordinator that is told of more (here by hand) says so and goes on
+BEGIN;
+INSERT INTO mrsync.region (region_id, is_local, replication_group, kafka_brokers) SELECT 'tap-p' || i, false, 'tap', '127.0.0.1:1' FROM generate_series(1, 63) i;
+SELECT throws_ok($$SELECT mrsync.region_connect('tap-more')$$, '53400', 'this region has no place for another peer', 'region_connect: the 65th');
+ROLLBACK;
+SELECT pid AS coordinator FROM mrsync.worker_stat() WHERE kind = 'coordinator' \gset
+INSERT INTO mrsync.region (region_id, is_local, replication_group, kafka_brokers, link_origin) SELECT 'tap-p' || i, false, 'tap', '127.0.0.1:1', 61000 + i FROM generate_series(1, 64) i;
+CREATE FUNCTION waited(condition text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+	met boolean;
+BEGIN
+	FOR i IN 1 .. 600 LOOP
+		EXECUTE 'SELECT ' || condition INTO met;
+		EXIT WHEN met;
+		PERFORM pg_sleep(0.1);
+	END LOOP;
+	RETURN met;
+END
+$$;
+SELECT ok(waited($$EXISTS (SELECT FROM mrsync.worker_status WHERE worker = 'coordinator' AND state = 'waiting: not all peers have a place: a region can have at most 64')$$), 'too many peers: the coordinator says so');
+DELETE FROM mrsync.region WHERE region_id <> 'tap-peer' AND NOT is_local;
+SELECT ok(waited($$EXISTS (SELECT FROM mrsync.worker_status WHERE worker = 'coordinator' AND state = 'running')$$), 'until there are fewer');
+SELECT is((SELECT pid FROM mrsync.worker_stat() WHERE kind = 'coordinator'), :coordinator, 'and lives on');
+
 SET ROLE pg_monitor;
 SELECT throws_ok($$SELECT mrsync.region_connect('tap-peer2')$$, '42501', 'permission denied for function region_connect', 'region_connect: not for everybody');
 SELECT throws_ok($$SELECT mrsync.region_leave()$$, '42501', 'permission denied for function region_leave', 'region_leave: not for everybody');
