@@ -477,7 +477,7 @@ COMMENT ON FUNCTION mrsync.table_remove(regclass) IS 'Ends the replication of a 
 CREATE FUNCTION mrsync.tombstone_delete() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'mrsync_tombstone_delete';
 COMMENT ON FUNCTION mrsync.tombstone_delete() IS 'Trigger of replicated tables: remembers the keys that a DELETE removed. Made by table_add()';
 CREATE FUNCTION mrsync.tombstone_row() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'mrsync_tombstone_row';
-COMMENT ON FUNCTION mrsync.tombstone_row() IS 'Trigger of replicated tables: remembers the old key of a row whose key changed, and in partitioned tables of a deleted row. Made by table_add()';
+COMMENT ON FUNCTION mrsync.tombstone_row() IS 'Trigger of replicated tables: remembers the old key of a row whose key changed, and in partitioned tables of a deleted row. Made by table_add(); does nothing on other tables';
 CREATE FUNCTION mrsync.tombstone_truncate() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'mrsync_tombstone_truncate';
 COMMENT ON FUNCTION mrsync.tombstone_truncate() IS 'Trigger of replicated tables: remembers a TRUNCATE. Made by table_add()';
 
@@ -639,7 +639,8 @@ COMMENT ON COLUMN mrsync.link_status.last_error IS 'Last error of the applier (i
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Privileges: everybody may look and wait; who changes things is granted that, or is a superuser; the rows' contents are
--- for superusers. table_add and table_remove ask for the table's owner themselves.
+-- for superusers. table_add and table_remove ask for the table's owner themselves. tombstone_row() stays everybody's: who
+-- makes a partition makes its triggers, too, and needs the right to their function. Elsewhere it does nothing.
 -- ---------------------------------------------------------------------------------------------------------------------
 GRANT USAGE ON SCHEMA mrsync TO PUBLIC;
 GRANT SELECT ON mrsync.region, mrsync.replicated_table, mrsync.replication_link, mrsync.link_position,
@@ -647,7 +648,7 @@ GRANT SELECT ON mrsync.region, mrsync.replicated_table, mrsync.replication_link,
 	mrsync.worker_status, mrsync.link_status TO PUBLIC;
 REVOKE ALL ON FUNCTION mrsync.settings_check(), mrsync.settings_advice(), mrsync.setting_change(text, text, text[]), mrsync.setting_place(text),
 	mrsync.setting_advice(text, text), mrsync.region_init(text, text, text), mrsync.region_connect(text, text),
-	mrsync.region_leave(), mrsync.tombstone_delete(), mrsync.tombstone_row(), mrsync.tombstone_truncate(), mrsync.ddl_end(),
+	mrsync.region_leave(), mrsync.tombstone_delete(), mrsync.tombstone_truncate(), mrsync.ddl_end(),
 	mrsync.sql_drop(), mrsync.link_create(text, text), mrsync.link_pause(uuid), mrsync.link_resume(uuid),
 	mrsync.link_remove(uuid, boolean), mrsync.apply_error_retry(bigint), mrsync.apply_error_discard(bigint) FROM PUBLIC;
 

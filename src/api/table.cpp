@@ -444,11 +444,6 @@ void tableSync(Oid root)
 	triggersAlways(root);
 }
 
-bool isReplicated(Oid relation)
-{
-	return !spi::query("SELECT FROM mrsync.replicated_table WHERE relation = $1::oid", {oidText(relation)}).empty();
-}
-
 void tableAdd(Oid relation, const std::string &strategy)
 {
 	requireRegion();
@@ -460,7 +455,7 @@ void tableAdd(Oid relation, const std::string &strategy)
 	lockTree(relation);
 	AsSuperuser rights;
 	check(relation);
-	if (isReplicated(relation))
+	if (pgCall([&] { return isReplicated(relation); }))
 	{
 		notice(NOTICE, "table " + tableName(relation) + " is replicated already");
 		return;
@@ -566,7 +561,7 @@ void tableRemove(Oid relation)
 	requireOwner(relation);
 	AsSuperuser rights;
 	lockTree(relation);
-	if (!isReplicated(relation))
+	if (!pgCall([&] { return isReplicated(relation); }))
 	{
 		spi::Rows root = spi::query("SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) "
 									"FROM mrsync.replicated_table t JOIN pg_catalog.pg_class c ON c.oid = t.relation "

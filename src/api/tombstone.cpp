@@ -3,6 +3,8 @@
 // They run in users' foreground transactions: no SPI, no snapshot of their own, one heap insert and one index entry per
 // deleted row, straight into mrsync.tombstone. A user needs no privilege on anything of mrsync's for that. The rows are
 // written without their contents in the logical part of the WAL: no decoder wants them.
+// On a table that is not replicated they do nothing: such are in a database restored from a dump; and any user can make a
+// trigger of tombstone_row(), since making a partition of a replicated table is just that.
 // Relied on by: the applier, which decides late events of deleted rows by their tombstones (I1), also under the replica
 // role (the triggers are ENABLE ALWAYS).
 #include "pg/catalog.h"
@@ -180,14 +182,16 @@ void deleteStatement(TriggerData *trigger)
 			tuplestore_select_read_pointer(rows, 0);
 			tuplestore_rescan(rows);
 			row = MakeSingleTupleTableSlot(RelationGetDescr(trigger->tg_relation), &TTSOpsMinimalTuple);
-			return tuplestore_gettupleslot(rows, true, false, row);
+			if (!tuplestore_gettupleslot(rows, true, false, row))
+				return false;
+			key = &keyInfoUnguarded(trigger->tg_relation);
+			return key->isReplicated;
 		});
 	if (some)
 	{
 		pgCall(
 			[&]
 			{
-				key = &keyInfoUnguarded(trigger->tg_relation);
 				writer.open(key->root);
 				perRow = AllocSetContextCreate(CurrentMemoryContext, "mrsync tombstones", ALLOCSET_DEFAULT_SIZES);
 				if (key->settingsSensitive)
@@ -244,6 +248,8 @@ void oldKeyGone(TriggerData *trigger)
 		[&]
 		{
 			key = &keyInfoUnguarded(trigger->tg_relation);
+			if (!key->isReplicated)
+				return false;
 			Datum values[INDEX_MAX_KEYS];
 			keyOf(*key, trigger->tg_trigslot, values);
 			if (isUpdate)
@@ -282,6 +288,8 @@ void truncated(TriggerData *trigger)
 	pgCall(
 		[&]
 		{
+			if (!keyInfoUnguarded(trigger->tg_relation).isReplicated)
+				return;
 			Writer writer{};
 			writer.open(RelationGetRelid(trigger->tg_relation));
 			writer.write(nullptr, nullptr, 0);

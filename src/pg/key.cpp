@@ -1,6 +1,7 @@
 #include "pg/key.h"
 
 #include "core/codec.h"
+#include "pg/catalog.h"
 #include "pg/fixed_settings.h"
 
 #include <cstring>
@@ -101,6 +102,7 @@ KeyInfo *build(Relation relation, MemoryContext context)
 	key->root = key->relation;
 	if (relation->rd_rel->relispartition)
 		key->root = llast_oid(get_partition_ancestors(key->relation));
+	key->isReplicated = isReplicated(key->root); // who adds or removes a table invalidates all of its tree
 	Relation index = index_open(relation->rd_pkindex, AccessShareLock);
 	key->index = RelationGetRelid(index);
 	key->count = index->rd_index->indnkeyatts;

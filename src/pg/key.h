@@ -36,6 +36,7 @@ struct KeyInfo
 	Oid root;	  // the top of its partition tree; `relation` itself when it is no partition
 	Oid index;	  // the primary key's
 	int count;
+	bool isReplicated; // root is in mrsync.replicated_table
 	bool settingsSensitive; // the text of some column depends on settings: use fixedSettingsBegin
 	KeyColumn *columns;
 };

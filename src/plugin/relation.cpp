@@ -7,10 +7,8 @@
 
 extern "C"
 {
-#include "access/skey.h"
 #include "catalog/partition.h"
 #include "nodes/pg_list.h"
-#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/relcache.h"
 #include "utils/syscache.h"
@@ -30,33 +28,17 @@ const char *qualifiedName(Oid relation)
 	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), get_rel_name(relation));
 }
 
-bool isAdded(Oid relation)
-{
-	Oid table = catalogRelation("replicated_table");
-	if (!OidIsValid(table))
-		return false;
-	Relation rel = table_open(table, AccessShareLock);
-	ScanKeyData key;
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relation));
-	SysScanDesc scan =
-		systable_beginscan(rel, catalogRelation("replicated_table_pkey"), true, nullptr, 1, &key);
-	bool found = HeapTupleIsValid(systable_getnext(scan));
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return found;
-}
-
 // The replicated table that a relation belongs to, or InvalidOid.
 Oid replicatedRoot(Relation relation)
 {
 	Oid relid = RelationGetRelid(relation);
-	if (isAdded(relid))
+	if (isReplicated(relid))
 		return relid;
 	if (!relation->rd_rel->relispartition)
 		return InvalidOid;
 	ListCell *cell;
 	foreach (cell, get_partition_ancestors(relid))
-		if (isAdded(lfirst_oid(cell)))
+		if (isReplicated(lfirst_oid(cell)))
 			return lfirst_oid(cell);
 	return InvalidOid;
 }

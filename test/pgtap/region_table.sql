@@ -2,7 +2,7 @@
 -- Needs a broker: -v brokers=host:port
 SET client_min_messages = warning;
 CREATE EXTENSION mrsync;
-SELECT plan(99);
+SELECT plan(105);
 SELECT mrsync.region_init('tap-table', :'brokers', 'tap') \g /dev/null
 CREATE FUNCTION detail_of(sql text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE detail text;
@@ -97,6 +97,35 @@ SET ROLE tap_other;
 SELECT lives_ok('SELECT mrsync.table_add(''s.plain'')', 'by its owner');
 SELECT lives_ok('SELECT mrsync.table_remove(''s.plain'')', 'and removed by its owner');
 RESET ROLE;
+
+-- an owner who is no superuser: whoever makes a partition makes its triggers, too
+GRANT CREATE ON SCHEMA s TO tap_other;
+SET ROLE tap_other;
+CREATE TABLE s.owned (id int, part text, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
+SELECT lives_ok('SELECT mrsync.table_add(''s.owned'')', 'a partitioned table, by its owner');
+SELECT lives_ok('CREATE TABLE s.owned_a PARTITION OF s.owned FOR VALUES IN (''a'')', 'who makes a partition');
+CREATE TABLE s.owned_b (id int, part text, PRIMARY KEY (id, part));
+SELECT lives_ok('ALTER TABLE s.owned ATTACH PARTITION s.owned_b FOR VALUES IN (''b'')', 'and attaches another');
+INSERT INTO s.owned VALUES (1, 'a'), (2, 'b'), (3, 'a');
+DELETE FROM s.owned WHERE id = 1;
+DELETE FROM s.owned_b;
+UPDATE s.owned SET part = 'b' WHERE id = 3;
+-- the function of those triggers is everybody's, and does nothing on other tables
+CREATE TABLE s.unrelated (id int PRIMARY KEY);
+CREATE TRIGGER mine AFTER DELETE OR UPDATE ON s.unrelated FOR EACH ROW EXECUTE FUNCTION mrsync.tombstone_row();
+INSERT INTO s.unrelated VALUES (1), (2);
+UPDATE s.unrelated SET id = 3 WHERE id = 2;
+DELETE FROM s.unrelated;
+CREATE TRIGGER before BEFORE DELETE ON s.owned_a FOR EACH ROW EXECUTE FUNCTION mrsync.tombstone_row();
+INSERT INTO s.owned VALUES (4, 'a');
+SELECT throws_ok('DELETE FROM s.owned WHERE id = 4', '39P01', 'a trigger of mrsync''s is defined for another event', 'a row that may yet stay is not remembered as deleted');
+RESET ROLE;
+SELECT results_eq('SELECT relation::regclass::text COLLATE "C", row_pk COLLATE "C" FROM mrsync.tombstone ORDER BY row_pk',
+	$$VALUES ('s.owned' COLLATE "C", '{"id":"1","part":"a"}' COLLATE "C"), ('s.owned', '{"id":"2","part":"b"}'), ('s.owned', '{"id":"3","part":"a"}')$$,
+	'what was deleted there is remembered, and nothing else');
+DELETE FROM mrsync.tombstone;
+DROP TABLE s.owned, s.unrelated;
+SELECT is_empty('SELECT FROM mrsync.replicated_table', 'nothing of it is left');
 SELECT throws_ok('SELECT mrsync.table_add_all(''nowhere'')', '3F000', 'schema "nowhere" does not exist', 'table_add_all: no such schema');
 SELECT throws_ok('SELECT mrsync.table_add_all(''pg_catalog'')', '22023', 'the tables of schema "pg_catalog" cannot be replicated', 'table_add_all: system schema');
 SELECT is(mrsync.table_add_all('s'), 2, 'table_add_all adds what it can');
