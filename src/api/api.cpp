@@ -5,6 +5,7 @@
 extern "C"
 {
 #include "catalog/pg_authid.h"
+#include "replication/slot.h"
 #include "utils/uuid.h"
 }
 
@@ -22,6 +23,7 @@ struct Pending
 	bool registered; // by this transaction, in PRE_COMMIT
 	char region[kRegionIdLength];
 	char group[kRegionIdLength];
+	char slot[NAMEDATALEN]; // to be dropped at an abort; "": none
 };
 Pending pending;
 bool callbackRegistered = false;
@@ -40,10 +42,42 @@ void preCommit()
 	pending.registered = true;
 }
 
+// Nothing may leave an abort, and each of them is tried whatever becomes of the other.
+template <typename F> void undo(const char *what, F &&f)
+{
+	char why[500] = "unknown C++ exception";
+	try
+	{
+		f();
+		return;
+	}
+	catch (const std::exception &error)
+	{
+		strlcpy(why, error.what(), sizeof why);
+	}
+	catch (...)
+	{
+	}
+	LWLockReleaseAll(); // those that the failure has left behind
+	ereport(WARNING, (errmsg("could not undo %s of a failed region_init: %s", what, why)));
+}
+
 void aborted()
 {
 	if (pending.registered)
-		regionForget(MyDatabaseId);
+		undo("the registration", [] { regionForget(MyDatabaseId); });
+	if (pending.slot[0] != '\0')
+		undo("the replication slot",
+			 []
+			 {
+				 pgCall(
+					 []
+					 {
+						 // one that is still being made goes by itself
+						 if (!MyReplicationSlot && SearchNamedReplicationSlot(pending.slot, true))
+							 ReplicationSlotDrop(pending.slot, true);
+					 });
+			 });
 }
 
 void committed()
@@ -79,13 +113,7 @@ void onXact(XactEvent event, void *)
 		pending = Pending{};
 		break;
 	case XACT_EVENT_ABORT:
-		try // nothing may leave an abort
-		{
-			aborted();
-		}
-		catch (...)
-		{
-		}
+		aborted();
 		pending = Pending{};
 		break;
 	case XACT_EVENT_PREPARE:
@@ -181,39 +209,6 @@ void checkName(const char *what, const std::string &name)
 			.hint("Use 1 to 31 characters: a lower-case letter first, then lower-case letters, digits, _ or -.");
 }
 
-void inSubtransaction(const std::function<void()> &f)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	pgCall(
-		[&]
-		{
-			BeginInternalSubTransaction(nullptr);
-			MemoryContextSwitchTo(context);
-		});
-	std::exception_ptr failure;
-	try
-	{
-		f();
-	}
-	catch (...)
-	{
-		failure = std::current_exception();
-	}
-	pgCall(
-		[&]
-		{
-			if (failure)
-				RollbackAndReleaseCurrentSubTransaction();
-			else
-				ReleaseCurrentSubTransaction();
-			MemoryContextSwitchTo(context);
-			CurrentResourceOwner = owner;
-		});
-	if (failure)
-		std::rethrow_exception(failure);
-}
-
 void notice(int level, const std::string &message, const std::string &detail, const std::string &hint)
 {
 	const char *text = message.c_str();
@@ -248,6 +243,12 @@ void registerAtCommit(const std::string &region, const std::string &group)
 	pending.registration = true;
 	strlcpy(pending.region, region.c_str(), sizeof pending.region);
 	strlcpy(pending.group, group.c_str(), sizeof pending.group);
+}
+
+void dropSlotAtAbort(const std::string &slot)
+{
+	arm();
+	strlcpy(pending.slot, slot.c_str(), sizeof pending.slot);
 }
 
 } // namespace mrsync::api

@@ -5,8 +5,6 @@
 #include "pg/shmem.h"
 #include "pg/spi.h"
 
-#include <functional>
-
 namespace mrsync::api
 {
 
@@ -43,14 +41,14 @@ RegionShared *requireRegion();
 // A region's name or group: what fits topic names everywhere. Throws PgError (22023).
 void checkName(const char *what, const std::string &name);
 
-// Runs f in a subtransaction: when it throws, what it did is undone and the error goes on, with the transaction intact.
-void inSubtransaction(const std::function<void()> &f);
-
 // Sends an ordinary NOTICE or WARNING.
 void notice(int level, const std::string &message, const std::string &detail = {}, const std::string &hint = {});
 
 // Deferred to the end of the transaction; forgotten when it aborts.
 void wakeAtCommit();												// coordinator and appliers
 void registerAtCommit(const std::string &region, const std::string &group); // this database becomes a region
+
+// The opposite: what this transaction makes, and no rollback takes back.
+void dropSlotAtAbort(const std::string &slot);
 
 } // namespace mrsync::api

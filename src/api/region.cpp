@@ -127,6 +127,8 @@ void regionInit(const std::string &region, const std::string &brokers, const std
 		throw PgError(ERRCODE_DUPLICATE_OBJECT, "region \"" + region + "\" is known here as a peer")
 			.hint("Choose a region_id that no other region has.");
 	checkSettings();
+	if (!myRegion())
+		regionFree(); // rather now than at the commit; it may be taken until then
 	checkBrokers(brokers);
 	std::string topic = "mrsync." + group + "." + region;
 	for (const std::string &name : {topic, topic + ".control"})
@@ -140,28 +142,12 @@ void regionInit(const std::string &region, const std::string &brokers, const std
 	}
 	std::string slot = mySlotName();
 	dropSlotIfThere(slot);
+	dropSlotAtAbort(slot); // it would keep WAL for ever
 	spi::query("SELECT pg_catalog.pg_create_logical_replication_slot($1::name, 'mrsync')", {slot});
-	std::exception_ptr failure;
-	try
-	{
-		inSubtransaction(
-			[&]
-			{
-				spi::execute("INSERT INTO mrsync.region (region_id, is_local, replication_group, kafka_brokers) "
-							 "VALUES ($1, true, $2, $3)",
-							 {region, group, brokers});
-				spi::execute("INSERT INTO mrsync.extractor_position DEFAULT VALUES ON CONFLICT DO NOTHING");
-			});
-	}
-	catch (...)
-	{
-		failure = std::current_exception();
-	}
-	if (failure)
-	{
-		dropSlotIfThere(slot); // it would keep WAL for ever
-		std::rethrow_exception(failure);
-	}
+	spi::execute("INSERT INTO mrsync.region (region_id, is_local, replication_group, kafka_brokers) "
+				 "VALUES ($1, true, $2, $3)",
+				 {region, group, brokers});
+	spi::execute("INSERT INTO mrsync.extractor_position DEFAULT VALUES ON CONFLICT DO NOTHING");
 	registerAtCommit(region, group);
 }
 

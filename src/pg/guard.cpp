@@ -44,6 +44,7 @@ namespace guard
 ErrorData *run(void (*call)(void *), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
+	const uint32 interruptHoldoff = InterruptHoldoffCount;
 	ErrorData *volatile error = nullptr;
 	PG_TRY();
 	{
@@ -58,6 +59,7 @@ ErrorData *run(void (*call)(void *), void *arg)
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
+		InterruptHoldoffCount = interruptHoldoff; // an ERROR sets it to zero
 	}
 	PG_END_TRY();
 	return error;

@@ -5,7 +5,8 @@
 //   pgCall(f)  C++ -> PostgreSQL: anything that may ereport runs in f. The longjmp ends here and becomes a PgError. f must
 //              own nothing with a destructor: an object between the guard and the error is never destroyed.
 //
-// Translation is not recovery: after a PgError the (sub)transaction has to be aborted.
+// Translation is not recovery: after a PgError the (sub)transaction has to be aborted. But interrupts are held off as before
+// the call: what holds an LWLock above the guard lets it go in the ordinary way.
 // The only PG_TRY of the project is in guard.cpp.
 #pragma once
 

@@ -69,14 +69,14 @@ void regionClear(RegionShared *region)
 	ConditionVariableInit(&region->acks);
 }
 
-void regionFill(RegionShared *region, Oid database, const char *name, const char *group, int64_t ceiling)
+// But for its database, by which others find it.
+void regionFill(RegionShared *region, const char *name, const char *group, int64_t clock, int64_t ceiling)
 {
 	regionClear(region);
 	strlcpy(region->region, name, sizeof region->region);
 	strlcpy(region->group, group, sizeof region->group);
-	region->clock.store(ceiling);
+	region->clock.store(clock);
 	region->ceiling.store(ceiling);
-	region->database = database;
 }
 
 void requestHook()
@@ -122,7 +122,11 @@ void fileRead()
 							   shared->capacity),
 						errhint("Set mrsync.max_regions to at least %u.", header.count)));
 	for (uint32_t i = 0; i < header.count; ++i)
-		regionFill(&shared->regions[i], entries[i].database, entries[i].region, entries[i].group, entries[i].ceiling);
+	{
+		const FileEntry &entry = entries[i];
+		regionFill(&shared->regions[i], entry.region, entry.group, entry.ceiling, entry.ceiling);
+		shared->regions[i].database = entry.database;
+	}
 }
 
 void startupHook()
@@ -144,8 +148,8 @@ void startupHook()
 	LWLockRelease(AddinShmemInitLock);
 }
 
-// With the lock held. `raised` is written with `ceiling` in place of its own.
-void fileWrite(const RegionShared *raised, int64_t ceiling)
+// With the lock held. `changed` is written with this database and ceiling in place of its own.
+void fileWrite(const RegionShared *changed, Oid database, int64_t ceiling)
 {
 	pgCall(
 		[&]
@@ -155,13 +159,14 @@ void fileWrite(const RegionShared *raised, int64_t ceiling)
 			for (int i = 0; i < shared->capacity; ++i)
 			{
 				const RegionShared &region = shared->regions[i];
-				if (!OidIsValid(region.database))
+				Oid of = &region == changed ? database : region.database;
+				if (!OidIsValid(of))
 					continue;
 				FileEntry &entry = entries[header.count++];
-				entry.database = region.database;
+				entry.database = of;
 				memcpy(entry.region, region.region, sizeof entry.region);
 				memcpy(entry.group, region.group, sizeof entry.group);
-				entry.ceiling = &region == raised ? ceiling : region.ceiling.load();
+				entry.ceiling = &region == changed ? ceiling : region.ceiling.load();
 			}
 			size_t size = header.count * sizeof(FileEntry);
 			header.magic = kFileMagic;
@@ -188,17 +193,12 @@ void fileWrite(const RegionShared *raised, int64_t ceiling)
 		});
 }
 
-// Lets the lock go whatever happens; LWLockRelease cannot fail for a lock that is held, and an ERROR's own clean-up has
-// released it already.
+// Lets the lock go whatever happens; LWLockRelease cannot fail for a lock that is held.
 class LockHold
 {
 public:
 	LockHold() { pgCall([] { LWLockAcquire(shared->lock, LW_EXCLUSIVE); }); }
-	~LockHold()
-	{
-		if (LWLockHeldByMe(shared->lock))
-			LWLockRelease(shared->lock);
-	}
+	~LockHold() { LWLockRelease(shared->lock); }
 	LockHold(const LockHold &) = delete;
 	LockHold &operator=(const LockHold &) = delete;
 };
@@ -283,18 +283,20 @@ RegionShared *regionRegister(Oid database, const std::string &name, const std::s
 	LockHold hold;
 	if (RegionShared *known = regionByDatabase(database))
 		return known;
+	RegionShared *region = regionFree();
+	int64_t now = GetCurrentTimestamp();
+	regionFill(region, name.c_str(), group.c_str(), now, now + kCeilingAhead);
+	region->filter.loaded.store(true); // a new region has no overrides
+	fileWrite(region, database, now + kCeilingAhead);
+	region->database = database; // only now: were the file not written, it would be half a region
+	return region;
+}
+
+RegionShared *regionFree()
+{
 	for (int i = 0; i < shared->capacity; ++i)
-	{
-		RegionShared *region = &shared->regions[i];
-		if (OidIsValid(region->database))
-			continue;
-		int64_t now = GetCurrentTimestamp();
-		regionFill(region, database, name.c_str(), group.c_str(), now);
-		region->filter.loaded.store(true); // a new region has no overrides
-		fileWrite(region, now + kCeilingAhead);
-		region->ceiling.store(now + kCeilingAhead);
-		return region;
-	}
+		if (!OidIsValid(shared->regions[i].database))
+			return &shared->regions[i];
 	throw PgError(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, "this server has no place for another mrsync region")
 		.detail("mrsync.max_regions is " + std::to_string(shared->capacity) + ".")
 		.hint("Raise mrsync.max_regions in postgresql.conf and restart the server.");
@@ -307,7 +309,7 @@ void regionForget(Oid database)
 	if (!region)
 		return;
 	region->database = InvalidOid;
-	fileWrite(nullptr, 0);
+	fileWrite(nullptr, InvalidOid, 0);
 }
 
 void ceilingEnsure(RegionShared *region, Hlc atLeast)
@@ -318,7 +320,7 @@ void ceilingEnsure(RegionShared *region, Hlc atLeast)
 	if (region->ceiling.load() >= atLeast.value)
 		return;
 	int64_t ceiling = std::max<int64_t>(atLeast.value + kCeilingAheadOfDrift, GetCurrentTimestamp() + kCeilingAhead);
-	fileWrite(region, ceiling);
+	fileWrite(region, region->database, ceiling);
 	region->ceiling.store(ceiling);
 }
 

@@ -119,7 +119,9 @@ RegionShared *regionByDatabase(Oid database);
 RegionShared *regionAt(int index);
 LWLock *shmemLock(); // guards the texts, and the coming and going of regions and workers
 
-// Makes a database a region, durably. Throws PgError when all places are taken (mrsync.max_regions).
+// A place that nobody has, at this moment. Throws PgError when all are taken (mrsync.max_regions).
+RegionShared *regionFree();
+// Makes a database a region, durably. Throws PgError when all places are taken, or the file cannot be written.
 RegionShared *regionRegister(Oid database, const std::string &region, const std::string &group);
 // The opposite; the place becomes free, durably.
 void regionForget(Oid database);
