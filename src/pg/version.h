@@ -11,6 +11,7 @@ extern "C"
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "utils/regproc.h"
 #include "utils/resowner.h"
 #if PG_VERSION_NUM >= 180000
@@ -112,6 +113,18 @@ inline Oid primaryKeyIndex(Relation relation)
 	return RelationGetPrimaryKeyIndex(relation, false);
 #else
 	return RelationGetPrimaryKeyIndex(relation);
+#endif
+}
+
+inline VirtualTransactionId holderOf(const LockInstanceData &lock)
+{
+#if PG_VERSION_NUM >= 170000
+	return lock.vxid;
+#else
+	VirtualTransactionId holder;
+	holder.backendId = lock.backend;
+	holder.localTransactionId = lock.lxid;
+	return holder;
 #endif
 }
 

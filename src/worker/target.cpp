@@ -592,18 +592,25 @@ void Target::removeOlder(const Version &version, bool orEqual)
 	execute(removeOlderPlan_, values, nullptr, SPI_OK_DELETE, processed);
 }
 
+// Not WaitForLockers: no lock mode conflicts with those of writers and not with those of VACUUM, ANALYZE and CREATE INDEX
+// CONCURRENTLY, which may take hours.
 void Target::waitForWriters()
 {
 	pgCall(
 		[&]
 		{
+			// rows are written under the first, TRUNCATE and rewrites have the second
+			constexpr LOCKMASK writing = LOCKBIT_ON(RowExclusiveLock) | LOCKBIT_ON(AccessExclusiveLock);
 			// whoever wrote a partition through its root holds a lock on the partition, too
-			ListCell *cell;
-			foreach (cell, find_all_inheritors(relation, NoLock, nullptr))
+			List *tree = find_all_inheritors(relation, NoLock, nullptr);
+			const LockData *held = GetLockStatusData();
+			for (int i = 0; i < held->nelements; ++i)
 			{
-				LOCKTAG tag;
-				SET_LOCKTAG_RELATION(tag, MyDatabaseId, lfirst_oid(cell));
-				WaitForLockers(tag, ShareLock, false);
+				const LockInstanceData &lock = held->locks[i];
+				const LOCKTAG &tag = lock.locktag;
+				if (lock.pid != MyProcPid && (lock.holdMask & writing) && tag.locktag_type == LOCKTAG_RELATION &&
+					tag.locktag_field1 == MyDatabaseId && list_member_oid(tree, tag.locktag_field2))
+					(void)VirtualXactLock(version::holderOf(lock), true);
 			}
 		});
 }

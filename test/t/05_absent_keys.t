@@ -99,6 +99,22 @@ $gate->sql('SELECT pg_advisory_unlock(42)');
 $lab->drain;
 is($lab->same('SELECT * FROM t', 'a newer insert: all regions are the same'), '3|second', 'it stays');
 
+# A TRUNCATE waits for those who write the table, and only for them: ANALYZE, VACUUM, CREATE INDEX CONCURRENTLY may take hours.
+my $other = $lab->session('ap');
+$other->sql('BEGIN; ANALYZE t');
+$lab->sql('us', 'TRUNCATE t');
+$lab->drain('us');
+is($lab->same('SELECT * FROM t', 'TRUNCATE beside an ANALYZE in progress: all regions are the same'), '', 'it does not wait');
+$lab->sql('us', "INSERT INTO t VALUES (4, 'us')");
+$lab->drain('us');
+$other->sql("INSERT INTO t VALUES (5, 'ap')");
+$lab->sql('us', 'TRUNCATE t');
+appliers_waiting(1);
+$other->sql('COMMIT');
+$other->close;
+$lab->drain;
+is($lab->same('SELECT * FROM t', 'TRUNCATE beside one who has written, too: all regions are the same'), '5|ap', 'it waits');
+
 # What a user's own trigger counts is not done for a row that a deletion has beaten already.
 $lab->sql('ap', <<'SQL');
 CREATE SEQUENCE attempts;
