@@ -401,7 +401,8 @@ private:
 		return acked;
 	}
 
-	// mrsync.applied_event by day: old days go without a DELETE.
+	// mrsync.applied_event by day: old days go without a DELETE. As many days as are kept, for a new link reads its topic
+	// from there. What is in none of them (older or of a clock far ahead) goes from the default partition when its time has come.
 	void partitionAppliedEvents()
 	{
 		constexpr int64_t kDay = USECS_PER_DAY;
@@ -419,11 +420,13 @@ private:
 					 static_cast<uint32_t>(ms & 0xffff));
 			return std::string(text);
 		};
-		for (int64_t day = today - 1; day <= today + 2; ++day)
+		for (int64_t day = today - kAppliedEventDays; day <= today + 2; ++day)
 			maintain(name(day), false,
 					 {"CREATE TABLE mrsync." + name(day) + " PARTITION OF mrsync.applied_event FOR VALUES FROM ('" +
 						  bound(day) + "') TO ('" + bound(day + 1) + "')",
 					  "ALTER EXTENSION mrsync ADD TABLE mrsync." + name(day)}); // so that pg_dump leaves it out
+		maintain("applied_event_default", true,
+				 {"DELETE FROM mrsync.applied_event_default WHERE event_id < '" + bound(today - kAppliedEventDays) + "'"});
 		for (int64_t day = today - kAppliedEventDays - 30; day < today - kAppliedEventDays; ++day)
 			maintain(name(day), true,
 					 {"ALTER EXTENSION mrsync DROP TABLE mrsync." + name(day), "DROP TABLE mrsync." + name(day)});

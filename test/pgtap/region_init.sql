@@ -1,7 +1,7 @@
 -- region_init, region_connect, region_leave: bad input, and a whole life. Needs a broker: -v brokers=host:port
 SET client_min_messages = warning;
 CREATE EXTENSION mrsync;
-SELECT plan(45);
+SELECT plan(48);
 
 -- region_init refuses subtransactions, so its errors are read from psql's variables, not by throws_ok
 \set ON_ERROR_STOP off
@@ -111,6 +111,16 @@ SELECT ok(waited($$EXISTS (SELECT FROM mrsync.worker_status WHERE worker = 'coor
 DELETE FROM mrsync.region WHERE region_id <> 'tap-peer' AND NOT is_local;
 SELECT ok(waited($$EXISTS (SELECT FROM mrsync.worker_status WHERE worker = 'coordinator' AND state = 'running')$$), 'until there are fewer');
 SELECT is((SELECT pid FROM mrsync.worker_stat() WHERE kind = 'coordinator'), :coordinator, 'and lives on');
+
+-- dedup records: a link that is new reads its topic from a week ago; what is older than that goes
+SELECT ok(waited($$(SELECT count(*) > 10 FROM pg_inherits WHERE inhparent = 'mrsync.applied_event'::regclass)$$), 'a partition for each day that topics keep');
+INSERT INTO mrsync.applied_event (event_id, last_event_id, region_id, sequence, hlc)
+SELECT id, id, 'tap-peer', 1, now()::mrsync.hlc FROM unnest('{6, 30}'::int[]) days
+CROSS JOIN LATERAL (SELECT (extract(epoch FROM now() - days * interval '1 day') * 1000)::bigint) m (ms)
+CROSS JOIN LATERAL (SELECT (lpad(to_hex(ms >> 16), 8, '0') || '-' || lpad(to_hex(ms & 65535), 4, '0') || '-7000-8000-000000000000')::uuid) u (id);
+SELECT is((SELECT count(*)::int FROM mrsync.applied_event_default), 1, 'of a record of last week and one of last month, one is in the default partition');
+SELECT pg_terminate_backend(:coordinator) \g /dev/null
+SELECT ok(waited($$(SELECT count(*) = 1 AND bool_and(tableoid <> 'mrsync.applied_event_default'::regclass) FROM mrsync.applied_event)$$), 'and is not kept');
 
 SET ROLE pg_monitor;
 SELECT throws_ok($$SELECT mrsync.region_connect('tap-peer2')$$, '42501', 'permission denied for function region_connect', 'region_connect: not for everybody');
