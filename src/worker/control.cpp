@@ -59,11 +59,12 @@ std::optional<uint64_t> sequenceOf(const Image &row)
 	return sequence;
 }
 
-// The values are no values of their columns' types.
+// The values are no values of their columns' types, or too long for an index.
 bool isMalformed(const PgError &error)
 {
-	return ERRCODE_TO_CATEGORY(error.sqlState()) == ERRCODE_TO_CATEGORY(ERRCODE_DATA_EXCEPTION) ||
-		   error.sqlState() == ERRCODE_NOT_NULL_VIOLATION;
+	int category = ERRCODE_TO_CATEGORY(error.sqlState());
+	return category == ERRCODE_TO_CATEGORY(ERRCODE_DATA_EXCEPTION) ||
+		   category == ERRCODE_TO_CATEGORY(ERRCODE_PROGRAM_LIMIT_EXCEEDED) || error.sqlState() == ERRCODE_NOT_NULL_VIOLATION;
 }
 
 } // namespace

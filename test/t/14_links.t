@@ -329,6 +329,7 @@ my %bad = (
 	'no sequence' => changed($ack, 'sequence', 'null'),
 	'a time that is none' => alone(changed($beat, 'sent_at', '"yesterday at noon"')),
 	'a stamp that is none' => alone(changed($ack, 'hlc', '"soon"')),
+	'a name that no index holds' => alone(changed($ack, 'source_region', '"' . join('', map { sprintf '%08x', int rand 2**32 } 1 .. 1000) . '"')),
 );
 my $coordinator = worker_pid($lab, 'eu', 'coordinator');
 my $heard = eu("SELECT hlc FROM mrsync.heartbeat WHERE region_id = 'us'");
