@@ -233,14 +233,15 @@ private:
 			// attempt with the former ones.
 			if (kafkaOptions != kafkaOptions_)
 				startAtOnce(known);
-			if (isRunning && known.wanted && place.pid != 0 && place.kafkaOptions != kafkaOptions && !ConfigReloadPending)
+			pid_t pid = place.pid; // read once: it may be gone the next moment, and kill(0) would end ourselves
+			if (isRunning && known.wanted && pid != 0 && place.kafkaOptions != kafkaOptions && !ConfigReloadPending)
 			{
-				kill(place.pid, SIGTERM);
+				kill(pid, SIGTERM);
 				startAtOnce(known);
 			}
 			if (isRunning && !known.wanted)
 			{
-				if (pid_t pid = place.pid)
+				if (pid != 0)
 					kill(pid, SIGTERM);
 				startAtOnce(known);
 			}

@@ -64,6 +64,7 @@ private:
 	int context_;
 };
 
+// May ereport.
 bool equalMeansSameText(Oid type)
 {
 	type = getBaseType(type);
@@ -98,7 +99,10 @@ bool equalMeansSameText(Oid type)
 	}
 }
 
-std::string quoted(const std::string &identifier) { return quote_identifier(identifier.c_str()); }
+std::string quoted(const std::string &identifier)
+{
+	return pgCall([&] { return quote_identifier(identifier.c_str()); });
+}
 
 SPIPlanPtr prepare(const std::string &sql, const std::vector<Oid> &types)
 {
@@ -182,7 +186,7 @@ void Target::describe(Relation rel)
 			if (key.columns[k].attnum == column.attnum)
 			{
 				column.isKey = true;
-				column.isFixedKey = equalMeansSameText(column.type);
+				column.isFixedKey = pgCall([&] { return equalMeansSameText(column.type); });
 			}
 		pgCall(
 			[&]
