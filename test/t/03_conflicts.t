@@ -34,6 +34,13 @@ CREATE TABLE hot (id integer PRIMARY KEY, v text, n bigint);
 CREATE TABLE hot_parted (id integer, kind integer, v text, PRIMARY KEY (id, kind)) PARTITION BY LIST (kind);
 CREATE TABLE hot_parted_0 PARTITION OF hot_parted FOR VALUES IN (0);
 CREATE TABLE hot_parted_1 PARTITION OF hot_parted FOR VALUES IN (1, 2);
+-- to a key, or a partition, where somebody else may be at the same moment
+CREATE FUNCTION hot_move(k integer, t integer, region text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+	UPDATE hot SET id = t, v = region || ' moved' WHERE id = k;
+EXCEPTION WHEN unique_violation THEN NULL; END $$;
+CREATE FUNCTION hot_parted_move(k integer, f integer, t integer, region text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+	UPDATE hot_parted SET kind = t, v = region || ' moved' WHERE id = k AND kind = f;
+EXCEPTION WHEN unique_violation THEN NULL; END $$;
 CREATE TABLE numbered (id numeric PRIMARY KEY, v text);
 CREATE TABLE named (id character(8) PRIMARY KEY, v text);
 SQL
@@ -78,12 +85,25 @@ my %kinds = (
 	delete_insert => [ [ "DELETE FROM T WHERE id = K", '', undef ], [ "INSERT INTO T VALUES (K, V)", 'V', undef ] ],
 	replace => [ [ "DELETE FROM T WHERE id = K; INSERT INTO T VALUES (K, V)", 'V', undef ] ],
 	move => [ [ "UPDATE T SET id = K + 1, v = V WHERE id = K", '', 'V' ] ],
+	move_back => [ [ "UPDATE T SET id = K + 1, v = V WHERE id = K", '', 'V' ], [ "UPDATE T SET id = K, v = V WHERE id = K + 1", 'V', '' ] ],
+	move_back_at_once => [ [ "UPDATE T SET id = K + 1 WHERE id = K; UPDATE T SET id = K, v = V WHERE id = K + 1", 'V', '' ] ],
+	insert_there => [ [ "INSERT INTO T VALUES (K + 1, V)", undef, 'V' ] ],
 	insert => [ [ "INSERT INTO T VALUES (K, V)", 'V', undef ] ],
 	insert_update => [ [ "INSERT INTO T VALUES (K, 'first')", 'first', undef ], [ "UPDATE T SET v = V WHERE id = K", 'V', undef ] ],
 	insert_delete => [ [ "INSERT INTO T VALUES (K, V)", 'V', undef ], [ "DELETE FROM T WHERE id = K", '', undef ] ],
 );
 my @on_rows = qw(nothing update delete delete_insert replace move);
+my @on_two_keys = qw(move_back move_back_at_once insert_there);
 my @on_nothing = qw(nothing insert insert_update insert_delete);
+
+# All triples of one thing for each region to do, but nothing by all.
+sub triples
+{
+	my (@ops) = @_;
+	return grep { "@$_" ne 'nothing nothing nothing' } map { my $a = $_; map { my $b = $_; map { [ $a, $b, $_ ] } @ops } @ops } @ops;
+}
+# Where a key change meets what another region does with the key it goes to. There are very many; each matrix takes some.
+my @two_key_triples = grep { my $triple = $_; grep { my $kind = $_; grep { $_ eq $kind } @$triple } @on_two_keys } triples(@on_rows, @on_two_keys);
 
 my $base = 0;
 my $conflicts_expected = 0;
@@ -99,15 +119,13 @@ sub matrix
 	$base += 100000;
 	my (%expected, %touched, @jobs, %row);    # $expected{key} = [stamp, region, value]; '' is no row
 	my $key = $base;
-	for my $ops (\@on_rows, \@on_nothing)
+	for my $on (1, 0)
 	{
-		my @triples = map { my $a = $_; map { my $b = $_; map { [ $a, $b, $_ ] } @$ops } @$ops } @$ops;
-		for my $triple (@triples)
+		for my $triple ($on ? (triples(@on_rows), (shuffle @two_key_triples)[ 0 .. 149 ]) : triples(@on_nothing))
 		{
-			next unless grep { $_ ne 'nothing' } @$triple;
 			$key += 2;
 			$row{$key} = $triple;
-			$expected{$key} = [ 0, '', 'seed' ] if $ops == \@on_rows;
+			$expected{$key} = [ 0, '', 'seed' ] if $on;
 			push @jobs, map { [ $regions[$_], $key, $triple->[$_] ] } 0 .. 2;
 		}
 	}
@@ -137,7 +155,7 @@ sub matrix
 					$statement =~ s/\bK\b/$k/g;
 					$statement =~ s/\bV\b/'$value'/g;
 					$sql .= "BEGIN; $statement; SELECT pg_current_xact_id(); COMMIT;\n";
-					push @order, [ [ $k, $here ], defined $there ? [ $k + 1, $there ] : () ];
+					push @order, [ defined $here ? [ $k, $here ] : (), defined $there ? [ $k + 1, $there ] : () ];
 				}
 			}
 			my @xids = split /\n/, $lab->sql($region, $sql);
@@ -196,21 +214,10 @@ sub matrix
 
 my @all = $lab->links;
 sub one_by_one { return map { [$_] } shuffle @all }
-for my $override ('off', 'on')
-{
-	for my $region (@regions)
-	{
-		$lab->sql($region, "ALTER SYSTEM SET mrsync.force_override = $override; SELECT pg_reload_conf()");
-		$lab->wait_for($region, 'SHOW mrsync.force_override', $override);
-	}
-	my $with = $override eq 'on' ? ', stamps written down' : '';
-	matrix("links resumed together$with", 'matrix', [@all]);
-	matrix("one link after another$with", 'matrix', one_by_one());
-	matrix("a ring first$with", 'matrix', [ 'us>eu' ], [ 'eu>ap' ], [ 'ap>us' ], [ 'us>ap', 'ap>eu', 'eu>us' ]) if $override eq 'off';
-	matrix("partitions, one link after another$with", 'parted', one_by_one());
-}
-$lab->everywhere('ALTER SYSTEM RESET mrsync.force_override; SELECT pg_reload_conf()');
-$lab->wait_for($_, 'SHOW mrsync.force_override', 'off') for @regions;
+matrix('links resumed together', 'matrix', [@all]);
+matrix('one link after another', 'matrix', one_by_one());
+matrix('a ring first', 'matrix', [ 'us>eu' ], [ 'eu>ap' ], [ 'ap>us' ], [ 'us>ap', 'ap>eu', 'eu>us' ]);
+matrix('partitions, one link after another', 'parted', one_by_one());
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Two columns of one row, one of them large
@@ -405,6 +412,8 @@ for my $region (@regions)
 		[ "\\set k random(1, 5)\nBEGIN;\nDELETE FROM hot WHERE id = :k;\nINSERT INTO hot VALUES (:k, '$region again', 0) ON CONFLICT DO NOTHING;\nSAVEPOINT a;\nUPDATE hot SET n = 7 WHERE id = :k;\nRELEASE a;\nCOMMIT;\n", 2 ],
 		[ "\\set k random(1, 4)\nINSERT INTO hot_parted VALUES (:k, :k % 3, '$region') ON CONFLICT (id, kind) DO UPDATE SET v = '$region';\n", 2 ],
 		[ "\\set k random(1, 4)\n\\set to random(0, 2)\nDELETE FROM hot_parted WHERE id = :k AND kind <> :to;\n", 1 ],
+		[ "\\set k random(1, 5)\n\\set to random(1, 5)\nSELECT hot_move(:k, :to, '$region');\n", 2 ],
+		[ "\\set k random(1, 4)\n\\set from random(0, 2)\n\\set to random(0, 2)\nSELECT hot_parted_move(:k, :from, :to, '$region');\n", 2 ],
 		[ "\\set k random(1, 5)\nBEGIN;\nSET LOCAL mrsync.force_override = on;\nUPDATE hot SET n = n + 1, v = '$region override' WHERE id = :k;\nCOMMIT;\n", 1 ],
 	]);
 }
