@@ -133,9 +133,13 @@ void regionInit(const std::string &region, const std::string &brokers, const std
 	std::string topic = "mrsync." + group + "." + region;
 	for (const std::string &name : {topic, topic + ".control"})
 	{
-		kafka::TopicCreated created = askBroker(
+		kafka::Topic made = askBroker(
 			brokers, [&] { return kafka::topicCreate({brokers, guc::kafkaOptions}, name, kafka::TopicSettings{}, kBrokerTimeoutMs); });
-		if (created == kafka::TopicCreated::Existed)
+		if (!made.risk.empty())
+			notice(WARNING, "Kafka topic \"" + name + "\" may lose events before they are read: " + made.risk,
+				   "What a reader finds gone stops its link.",
+				   "Set retention.ms above the longest absence of a region that you want to survive, and retention.bytes to -1.");
+		if (made.created == kafka::TopicCreated::Existed)
 			notice(NOTICE, "Kafka topic \"" + name + "\" exists already and is used as it is",
 				   "A region of this name has written to it before.",
 				   "If that was another database, choose another region_id, or delete the topic first.");

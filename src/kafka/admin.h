@@ -5,6 +5,7 @@
 #include "kafka/producer.h"
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 namespace mrsync::kafka
@@ -24,6 +25,12 @@ enum class TopicCreated
 	Automatic, // the broker cannot create topics on request (mock): it will at the first produce
 };
 
+struct Topic
+{
+	TopicCreated created;
+	std::string risk; // of one that existed: why it may lose events, in words; "": it will not
+};
+
 // Where a question goes.
 struct Cluster
 {
@@ -31,9 +38,12 @@ struct Cluster
 	std::string options = {}; // see kafka/options.h
 };
 
-// One partition, cleanup.policy=delete. A topic that exists must have exactly one partition: Error otherwise.
-TopicCreated topicCreate(const Cluster &cluster, const std::string &topic, const TopicSettings &settings,
-						 int timeoutMs);
+// One partition, cleanup.policy=delete. A topic that exists must have exactly one partition, delete nothing by key, and
+// take what the producer sends at once: Error otherwise.
+Topic topicCreate(const Cluster &cluster, const std::string &topic, const TopicSettings &settings, int timeoutMs);
+
+// What a topic is set to, defaults included: name -> value, in Kafka's words.
+std::map<std::string, std::string> topicSettings(const Cluster &cluster, const std::string &topic, int timeoutMs);
 
 struct Offsets
 {

@@ -121,8 +121,8 @@ Producer::Producer(const ProducerConfig &config, int wakeFd) : impl_(std::make_u
 	// A queue smaller than two chunks would take a large payload in single steps.
 	confSet(c, "queue.buffering.max.kbytes",
 			static_cast<int64_t>(std::max(config.queueBytes, 2 * kChunkBytes) / 1024));
-	// message.max.bytes and batch.size stay at librdkafka's 1,000,000: under the 1 MiB a topic takes by default, so
-	// that a topic someone else has created serves too. kChunkBytes fits.
+	confSet(c, "message.max.bytes", kBatchBytes);
+	confSet(c, "batch.size", kBatchBytes);
 	confSet(c, "compression.codec", "lz4");
 	impl_->client = clientNew(RD_KAFKA_PRODUCER, std::move(conf));
 	impl_->queue.reset(rd_kafka_queue_get_main(impl_->client.get()));

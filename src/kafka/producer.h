@@ -25,6 +25,11 @@ public:
 // A value larger than this travels as several records, each with the header "mrsync-chunk" = "i/n" (1-based).
 constexpr size_t kChunkBytes = 768 * 1024;
 
+// The most that is sent at once; topics must take it. Below the 1 MiB that a topic takes by default, so that one somebody
+// else has created serves, too.
+constexpr int64_t kBatchBytes = 1000000;
+static_assert(kChunkBytes < kBatchBytes * 9 / 10);
+
 struct ProducerConfig
 {
 	std::string brokers;  // host:port[,host:port…]

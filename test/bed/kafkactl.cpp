@@ -1,7 +1,8 @@
 // The little that the lab asks of a broker, through src/kafka itself.
 //
 //   kafkactl BROKERS ping [TIMEOUT-MS]
-//   kafkactl BROKERS create TOPIC
+//   kafkactl BROKERS create TOPIC [NAME=VALUE…]   as region_init does; with settings: these, and one partition
+//   kafkactl BROKERS settings TOPIC    NAME=VALUE of each
 //   kafkactl BROKERS offsets TOPIC
 //   kafkactl BROKERS cat TOPIC         every record there is, one a line, with its offset
 //   kafkactl BROKERS produce TOPIC     every line of the input becomes a record, whatever it says
@@ -69,6 +70,32 @@ int produce(const std::string &brokers, const std::string &topic)
 	return 0;
 }
 
+int create(const std::string &brokers, const std::string &topic, char **settings)
+{
+	auto client = clientNew(RD_KAFKA_PRODUCER, confNew(brokers, options(), "kafkactl", 0));
+	char reason[512];
+	auto *wanted = rd_kafka_NewTopic_new(topic.c_str(), 1, -1, reason, sizeof reason);
+	for (; *settings; ++settings)
+	{
+		const std::string setting = *settings;
+		const auto at = setting.find('=');
+		rd_kafka_NewTopic_set_config(wanted, setting.substr(0, at).c_str(), setting.substr(at + 1).c_str());
+	}
+	QueuePtr answers(rd_kafka_queue_new(client.get()));
+	rd_kafka_CreateTopics(client.get(), &wanted, 1, nullptr, answers.get());
+	EventPtr answer(rd_kafka_queue_poll(answers.get(), kTimeoutMs));
+	rd_kafka_NewTopic_destroy(wanted);
+	if (!answer)
+		throw Error("no answer in time");
+	if (rd_kafka_event_error(answer.get()))
+		throw Error(rd_kafka_event_error_string(answer.get()));
+	size_t count = 0;
+	auto *results = rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(answer.get()), &count);
+	if (count != 1 || rd_kafka_topic_result_error(results[0]))
+		throw Error(count == 1 ? rd_kafka_err2str(rd_kafka_topic_result_error(results[0])) : "no topic");
+	return 0;
+}
+
 int expire(const std::string &brokers, const std::string &topic, int64_t before)
 {
 	auto client = clientNew(RD_KAFKA_PRODUCER, confNew(brokers, options(), "kafkactl", 0));
@@ -104,7 +131,9 @@ int main(int argc, char **argv)
 		}
 		if (verb == "create" && !what.empty())
 		{
-			auto created = topicCreate({brokers, options()}, what, {}, kTimeoutMs);
+			if (argc > 4)
+				return create(brokers, what, argv + 4);
+			auto created = topicCreate({brokers, options()}, what, {}, kTimeoutMs).created;
 			puts(created == TopicCreated::Created ? "created" : created == TopicCreated::Existed ? "existed" : "automatic");
 			return 0;
 		}
@@ -112,6 +141,12 @@ int main(int argc, char **argv)
 		{
 			auto offsets = topicOffsets({brokers, options()}, what, kTimeoutMs);
 			printf("%lld %lld\n", static_cast<long long>(offsets.low), static_cast<long long>(offsets.high));
+			return 0;
+		}
+		if (verb == "settings" && !what.empty())
+		{
+			for (const auto &[name, value] : topicSettings({brokers, options()}, what, kTimeoutMs))
+				printf("%s=%s\n", name.c_str(), value.c_str());
 			return 0;
 		}
 		if (verb == "cat" && !what.empty())
@@ -126,6 +161,6 @@ int main(int argc, char **argv)
 		fprintf(stderr, "kafkactl: %s\n", e.what());
 		return 1;
 	}
-	fprintf(stderr, "usage: %s BROKERS ping [TIMEOUT-MS] | create TOPIC | offsets TOPIC | cat TOPIC | produce TOPIC | expire TOPIC OFFSET\n", argv[0]);
+	fprintf(stderr, "usage: %s BROKERS ping [TIMEOUT-MS] | create TOPIC [NAME=VALUE…] | settings TOPIC | offsets TOPIC | cat TOPIC | produce TOPIC | expire TOPIC OFFSET\n", argv[0]);
 	return 2;
 }

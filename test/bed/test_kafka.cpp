@@ -535,7 +535,7 @@ TEST(Kafka, ThrowingSinkLosesOnlyWhatItSaw)
 TEST(Kafka, MockMakesTopicsByItself)
 {
 	Broker broker;
-	EXPECT_EQ(TopicCreated::Automatic, topicCreate({broker.address()}, "data", {}, 5000));
+	EXPECT_EQ(TopicCreated::Automatic, topicCreate({broker.address()}, "data", {}, 5000).created);
 	EXPECT_NO_THROW(brokerCheck({broker.address()}, 5000));
 }
 
