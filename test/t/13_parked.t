@@ -1,8 +1,9 @@
 # What cannot be applied is parked, named, and tried again until it can; nothing else waits for it.
 #
 # Proves I2 for events that fail (nothing lost, nothing twice), I8 (nothing is skipped silently), I9 (the applier acts as
-# the table's owner in a security-restricted context), and I4 at a deadlock: it is the applier that yields. Last, that nothing of all this comes back to where it came from (loop prevention): the receiver, which
-# writes nothing of its own to these tables, has produced no transaction at all.
+# the table's owner in a security-restricted context), and I4 at a deadlock: it is the applier that yields. What says "not
+# now" (serialization failures, deadlocks) is never parked. Last, that nothing of all this comes back to where it came from
+# (loop prevention): the receiver, which writes nothing of its own to these tables, has produced no transaction at all.
 use strict;
 use warnings;
 use Test::More;
@@ -361,6 +362,38 @@ is(eu('SELECT count(*) FROM stolen'), 0, 'and nobody else looks there');
 
 is(eu("SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'"), 'f', 'nothing has been gained');
 is(eu("SELECT count(*) FROM stolen WHERE \"user\" <> 'mallory'"), 0, 'and nothing ran as anybody else');
+
+# ---- what fails with "not now" is tried again by itself, the whole transaction
+
+$lab->tables('CREATE TABLE later_on (id int PRIMARY KEY, v int);', 'later_on');
+eu(<<'');
+	CREATE SEQUENCE attempt;
+	CREATE FUNCTION not_now() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		IF nextval('public.attempt') % 4 > 0 THEN RAISE 'not now' USING ERRCODE = 'serialization_failure'; END IF;
+		RETURN new;
+	END $$;
+	CREATE TRIGGER not_now BEFORE INSERT ON later_on FOR EACH ROW WHEN (new.id = 2) EXECUTE FUNCTION not_now();
+	ALTER TABLE later_on ENABLE ALWAYS TRIGGER not_now;
+
+my $ever_parked = "SELECT parked FROM mrsync.worker_stat() WHERE kind = 'applier'";
+my $parked_before = eu($ever_parked);
+us('BEGIN; INSERT INTO later_on VALUES (1, 1), (2, 2), (3, 3); COMMIT');
+$lab->drain('us');
+is(eu('SELECT id FROM later_on ORDER BY id'), "1\n2\n3", 'a transaction with a serialization failure is applied, whole');
+is(eu('SELECT last_value FROM attempt'), 4, 'at the fourth attempt');
+is(eu($ever_parked), $parked_before, 'and nothing of it was parked on the way');
+# beside a row that is parked: the event is not taken for one that cannot be applied
+us('DELETE FROM later_on');
+eu('ALTER TABLE later_on ADD CONSTRAINT only_here CHECK (v < 100)');
+us('BEGIN; INSERT INTO later_on VALUES (1, 100), (2, 2), (3, 3); COMMIT');
+$lab->drain('us');
+like(parked('later_on'), qr/^23514\|.*\z/, 'beside a row that cannot be applied, only that one is parked');
+is(eu('SELECT id FROM later_on ORDER BY id'), "2\n3", 'the other one is tried again');
+is(eu('SELECT last_value FROM attempt'), 8, 'until it goes in, at its fourth attempt');
+is(eu($ever_parked) - $parked_before, 1, 'and nothing else was ever parked');
+eu('ALTER TABLE later_on DROP CONSTRAINT only_here');
+nothing_parked('applied after the constraint is gone');
+$lab->same('SELECT * FROM later_on ORDER BY id', 'later_on is the same');
 
 # ---- deadlocks: whoever waited first, the user is never the victim
 
