@@ -190,10 +190,7 @@ RegionShared *requireRegion()
 	RegionShared *region = myRegion();
 	if (region)
 		return region;
-	if (!shmemReady())
-		throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "mrsync is not loaded at server start")
-			.detail("Its shared memory does not exist, so no database of this server can be a region.")
-			.hint("SELECT * FROM mrsync.settings_check() says which line postgresql.conf needs; then restart the server.");
+	shmemRequire();
 	throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "this database is not an mrsync region")
 		.hint("Call mrsync.region_init(region_id, kafka_brokers) first.");
 }

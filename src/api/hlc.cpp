@@ -1,8 +1,8 @@
 // The SQL type mrsync.hlc, and the clock as SQL sees it.
 #include "core/hlc.h"
 
+#include "api/api.h"
 #include "pg/clock.h"
-#include "pg/guard.h"
 
 extern "C"
 {
@@ -80,10 +80,6 @@ Datum mrsync_current_hlc(PG_FUNCTION_ARGS)
 	return enter(
 		[&]
 		{
-			RegionShared *region = myRegion();
-			if (!region)
-				throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "this database is not an mrsync region")
-					.hint("Call mrsync.region_init(region_id, kafka_brokers) first.");
-			return Int64GetDatum(clockNow(region).value);
+			return Int64GetDatum(clockNow(api::requireRegion()).value);
 		});
 }

@@ -274,6 +274,7 @@ void regionLeave()
 											  "takes back.");
 	requireSuperuser("region_leave");
 	lockRegionCalls();
+	shmemRequire(); // without it the durable file would go on calling the database a region
 	RegionShared *shared = myRegion();
 	std::optional<std::string> local = localRegion();
 	if (!shared && !local)

@@ -1,7 +1,8 @@
 // Versions of rows as SQL sees them.
+#include "api/api.h"
+
 #include "core/resolver.h"
 #include "pg/clock.h"
-#include "pg/guard.h"
 
 extern "C"
 {
@@ -18,10 +19,7 @@ Datum mrsync_version_below(PG_FUNCTION_ARGS)
 	return enter(
 		[&]
 		{
-			RegionShared *region = myRegion();
-			if (!region)
-				throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "this database is not an mrsync region")
-					.hint("Call mrsync.region_init(region_id, kafka_brokers) first.");
+			RegionShared *region = api::requireRegion();
 			const char *other = pgCall([&] { return TextDatumGetCString(regionArgument); });
 			XidVersion version = versionOf(region, xmin);
 			// what this transaction wrote before counts as older than what it does now

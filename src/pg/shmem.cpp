@@ -259,6 +259,14 @@ void shmemInit()
 
 bool shmemReady() { return shared != nullptr; }
 
+void shmemRequire()
+{
+	if (!shmemReady())
+		throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "mrsync is not loaded at server start")
+			.detail("Its shared memory does not exist, so no database of this server can be a region.")
+			.hint("SELECT * FROM mrsync.settings_check() says which line postgresql.conf needs; then restart the server.");
+}
+
 RegionShared *regionByDatabase(Oid database)
 {
 	if (!shared || !OidIsValid(database))

@@ -111,6 +111,8 @@ static_assert(std::atomic<int64_t>::is_always_lock_free && std::atomic<Latch *>:
 void shmemInit();
 // False when the library was not preloaded: nothing but the pure functions works then.
 bool shmemReady();
+// Throws PgError (55000) in that case.
+void shmemRequire();
 
 // The region of this session's database, or null. Cheap: cached in the process.
 RegionShared *myRegion();

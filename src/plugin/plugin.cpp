@@ -411,6 +411,7 @@ void startup(LogicalDecodingContext *context, OutputPluginOptions *options, bool
 	enter(
 		[&]
 		{
+			shmemRequire(); // nothing would be known of the region, and its events pass by silently
 			options->output_type = OUTPUT_PLUGIN_TEXTUAL_OUTPUT;
 			options->receive_rewrites = false;
 			ListCell *cell;

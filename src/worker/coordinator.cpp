@@ -94,7 +94,6 @@ private:
 		TimestampTz notBefore = 0;
 		int64_t delay = kRestartFirst;
 		bool wanted = false;
-		bool refused = false; // the server had no background worker left
 	};
 
 	static bool catalogPresent()
@@ -269,21 +268,13 @@ private:
 		strlcpy(arguments.peer, child.peer.c_str(), sizeof arguments.peer);
 		child.startedAt = GetCurrentTimestamp();
 		child.handle = workerStart(arguments);
-		child.refused = !child.handle;
-		if (child.refused)
+		if (!child.handle)
 			child.notBefore = child.startedAt + 5 * kSecond;
 	}
 
 	void describeSelf()
 	{
-		std::string state;
-		for (const Child &known : children_)
-			if (known.wanted && known.refused)
-				state = "no background worker is left for the " + std::string(toText(known.kind)) +
-						(known.peer.empty() ? "" : " from " + known.peer) + ": raise max_worker_processes";
-		if (crowded_)
-			state = "not all peers have a place: a region can have at most " + std::to_string(kMaxPeers);
-		worker_.state(state);
+		worker_.state(crowded_ ? "not all peers have a place: a region can have at most " + std::to_string(kMaxPeers) : "");
 	}
 
 	// replication_link: the lag and the last acknowledged event, as this region knows them. A row that somebody holds

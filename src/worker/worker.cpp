@@ -152,6 +152,25 @@ void Worker::state(const std::string &text)
 		});
 }
 
+namespace
+{
+
+// Said where somebody looks for the worker, and once in the log. It is tried again and again.
+void noneLeft(WorkerShared &place, const char *name)
+{
+	const char *text = "no background worker is left — Raise max_worker_processes in postgresql.conf and restart the server.";
+	LWLockAcquire(shmemLock(), LW_EXCLUSIVE);
+	bool said = std::strcmp(place.lastError, text) == 0;
+	strlcpy(place.lastError, text, sizeof place.lastError);
+	place.lastErrorAt = GetCurrentTimestamp();
+	LWLockRelease(shmemLock());
+	if (!said)
+		ereport(LOG, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED), errmsg("%s: no background worker is left", name),
+					  errhint("Raise max_worker_processes in postgresql.conf and restart the server.")));
+}
+
+} // namespace
+
 BackgroundWorkerHandle *workerStart(const WorkerArguments &arguments)
 {
 	return pgCall(
@@ -165,7 +184,7 @@ BackgroundWorkerHandle *workerStart(const WorkerArguments &arguments)
 			worker.bgw_notify_pid = MyProcPid;
 			strlcpy(worker.bgw_library_name, "mrsync", sizeof worker.bgw_library_name);
 			strlcpy(worker.bgw_function_name, "mrsync_worker_main", sizeof worker.bgw_function_name);
-			const RegionShared *region = regionByDatabase(arguments.database);
+			RegionShared *region = regionByDatabase(arguments.database);
 			snprintf(worker.bgw_name, sizeof worker.bgw_name, "mrsync %s %s%s%s", region ? region->region : "?",
 					 toText(arguments.kind), arguments.peer[0] ? " from " : "", arguments.peer);
 			snprintf(worker.bgw_type, sizeof worker.bgw_type, "mrsync %s", toText(arguments.kind));
@@ -175,7 +194,11 @@ BackgroundWorkerHandle *workerStart(const WorkerArguments &arguments)
 			MemoryContext former = MemoryContextSwitchTo(TopMemoryContext);
 			bool started = RegisterDynamicBackgroundWorker(&worker, &handle);
 			MemoryContextSwitchTo(former);
-			return started ? handle : nullptr;
+			if (started)
+				return handle;
+			if (region)
+				noneLeft(region->workers[arguments.place], worker.bgw_name);
+			return nullptr;
 		});
 }
 

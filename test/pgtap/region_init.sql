@@ -1,7 +1,7 @@
 -- region_init, region_connect, region_leave: bad input, and a whole life. Needs a broker: -v brokers=host:port
 SET client_min_messages = warning;
 CREATE EXTENSION mrsync;
-SELECT plan(48);
+SELECT plan(50);
 
 -- region_init refuses subtransactions, so its errors are read from psql's variables, not by throws_ok
 \set ON_ERROR_STOP off
@@ -26,6 +26,12 @@ SELECT mrsync.region_init('tap-init', ' , ');
 SELECT is(:'LAST_ERROR_SQLSTATE' || ' ' || :'LAST_ERROR_MESSAGE', '22023 kafka_brokers is empty', 'no brokers');
 SELECT mrsync.region_init('tap-init', '127.0.0.1:1');
 SELECT is(:'LAST_ERROR_SQLSTATE' || ' ' || :'LAST_ERROR_MESSAGE', '08001 Kafka at "127.0.0.1:1" does not do what mrsync needs', 'a broker that does not answer');
+SET output_plugin_libraries = pgoutput, test_decoding; -- what else may be missing, a running server cannot lack: t/18_unprepared.t
+SELECT mrsync.region_init('tap-init', :'brokers');
+SELECT is(:'LAST_ERROR_SQLSTATE' || ' ' || :'LAST_ERROR_MESSAGE', '55000 this server''s settings do not allow a region yet', 'a setting is missing');
+SELECT mrsync.region_init('tap-init', '127.0.0.1:1');
+SELECT is(:'LAST_ERROR_SQLSTATE' || ' ' || :'LAST_ERROR_MESSAGE', '55000 this server''s settings do not allow a region yet', 'which is told before a broker is asked');
+RESET output_plugin_libraries;
 BEGIN;
 SELECT mrsync.region_init('tap-init', :'brokers');
 ROLLBACK;
