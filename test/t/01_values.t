@@ -12,22 +12,32 @@ use utf8;
 use Test::More;
 use Mrsync::Lab;
 
-my $lab = Mrsync::Lab->up(regions => ['us', 'eu'], settings => { max_wal_size => '4GB', xmloption => 'document' });
+my $lab = Mrsync::Lab->up(regions => ['us', 'eu'], settings => { max_wal_size => '4GB', xmloption => 'document' },
+	needs_kafka => 'the mock broker keeps only 5 MB of a topic, and takes no message of 100 MB');
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings at odds with each other, set after the workers started: they are restarted with them
 # ---------------------------------------------------------------------------------------------------------------------
-my ($locale) = grep { /^[a-z]{2}_[A-Z]{2}\.utf-?8/i && !/^en_US/ } split /\n/, `locale -a`;
+# Locales that differ from each other and from C in how they write numbers, money and dates.
+my %locale = (us => 'de_DE.UTF-8', eu => 'fr_FR.UTF-8');
+for my $name (sort values %locale)
+{
+	my $listed = $name =~ s/UTF-8/utf8/r;
+	ok scalar(grep { $_ eq $listed } split /\n/, `locale -a`), "this machine has the locale $name"
+		or BAIL_OUT("as root: localedef -i @{[ substr $name, 0, 5 ]} -f UTF-8 $name (package locales; ./lab test does it)");
+}
 my %hostile = (
 	us => {
 		datestyle => 'SQL, DMY', timezone => 'Asia/Kathmandu', intervalstyle => 'sql_standard', bytea_output => 'escape',
 		extra_float_digits => -15, array_nulls => 'off', standard_conforming_strings => 'off', escape_string_warning => 'off',
 		xmloption => 'document', quote_all_identifiers => 'on', default_transaction_isolation => 'serializable',
+		map { ("lc_$_" => $locale{us}) } qw(messages monetary numeric time),
 	},
 	eu => {
 		datestyle => 'German, MDY', timezone => 'America/St_Johns', intervalstyle => 'iso_8601', bytea_output => 'hex',
 		extra_float_digits => -5, search_path => '"$user", public, pg_catalog', default_transaction_isolation => 'repeatable read',
-		xmlbinary => 'hex', timezone_abbreviations => 'Australia', $locale ? (lc_monetary => $locale, lc_numeric => $locale, lc_time => $locale) : (),
+		xmlbinary => 'hex', timezone_abbreviations => 'Australia',
+		map { ("lc_$_" => $locale{eu}) } qw(messages monetary numeric time),
 	},
 );
 for my $region ($lab->regions)
@@ -45,6 +55,9 @@ for my $region ($lab->regions)
 }
 is $lab->sql('us', "SELECT '2026-02-01'::date"), '01/02/2026', 'us writes dates in its own way';
 is $lab->sql('eu', "SELECT '2026-02-01'::date"), '01.02.2026', 'eu in another';
+my $written = "SELECT 1234567.89::numeric::money, to_char(date '2026-02-01', 'TMMonth')";
+like $lab->sql('us', $written), qr/^1\.234\.567,89 €\|Februar$/, 'us writes money and months in German';
+like $lab->sql('eu', $written), qr/^1\s234\s567,89 €\|Février$/i, 'eu in French';
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Every type
@@ -126,8 +139,10 @@ my @families = (
 	[ tstzrange => q{'["2026-02-01 00:00+00",infinity]'}, q{'("0044-03-15 00:00+00 BC","2026-03-29 01:30+00")'} ],
 	[ float_range => q{'[0.1,0.30000000000000004)'}, q{'[-0,NaN]'} ],
 	[ int4multirange => q{'{}'}, q{'{[1,3),[5,8)}'} ],
+	[ int8multirange => q{'{}'}, q{'{[-9223372036854775808,0),[5,9223372036854775807)}'} ],
 	[ nummultirange => q{'{[1.0,1.00],(2,)}'} ],
 	[ datemultirange => q{'{[2026-01-01,2026-02-01),[2026-03-01,)}'} ],
+	[ tsmultirange => q{'{("0044-03-15 12:00 BC","2026-02-01 00:00:00.000001"),[infinity,]}'} ],
 	[ tstzmultirange => q{'{["2026-02-01 00:00+00","2026-02-02 00:00+00"),[infinity,]}'} ],
 	[ float_multirange => q{'{[0.1,0.2),[0.30000000000000004,]}'} ],
 	[ pg_lsn => q{'0/0'}, q{'FFFFFFFF/FFFFFFFF'} ],
@@ -136,13 +151,18 @@ my @families = (
 	[ cid => q{'7'} ],
 	[ tid => q{'(4294967295,65535)'}, q{'(0,1)'} ],
 	[ pg_snapshot => q{'10:20:10,14,15'} ],
+	[ txid_snapshot => q{'10:20:10,14,15'} ],
 	[ regclass => q{'pg_catalog.pg_class'}, q{'mrsync.region'}, q{'-'} ],
 	[ regproc => q{'pg_catalog.now'} ],
 	[ regprocedure => q{'pg_catalog.abs(numeric)'} ],
+	[ regoper => q{'pg_catalog.||/'}, q{'0'} ],
+	[ regoperator => q{'pg_catalog.+(integer,integer)'}, q{'pg_catalog.-(NONE,numeric)'}, q{'mrsync.<(mrsync.hlc,mrsync.hlc)'} ],
 	[ regtype => q{'timestamp with time zone'}, q{'integer[]'} ],
 	[ regrole => q{'postgres'} ],
 	[ regnamespace => q{'pg_catalog'} ],
+	[ regcollation => q{'pg_catalog."C"'}, q{'pg_catalog."default"'} ],
 	[ regconfig => q{'simple'} ],
+	[ regdictionary => q{'pg_catalog.english_stem'}, q{'simple'} ],
 	[ int2vector => q{'1 2 3'} ],
 	[ oidvector => q{'1 2 3'} ],
 	[ refcursor => q{'"a cursor'} ],

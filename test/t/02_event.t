@@ -189,7 +189,7 @@ is $lab->sql('eu', "SELECT string_agg(event_id || ' ' || last_event_id || ' ' ||
 
 {
 	# the topic: the same events, with the two things that only the extractor knows
-	my ($group) = map { open my $f, '<', "$lab->{dir}/group" or die; <$f> =~ /(\S+)/ } 1;
+	my $group = $lab->state('group');
 	my $topic = decode_utf8(`'$top/build/kafkactl' '@{[ $lab->broker ]}' cat mrsync.$group.us`);
 	my %sent = map { /^\d+\t(.*)/ ? (substr($1, 13, 36) => $1) : () } split /\n/, $topic;
 	my @different;

@@ -13,8 +13,7 @@ use Mrsync::Lab;
 use Mrsync::Load qw(worker_pid worker_state ask log_trouble);
 
 my $lab = Mrsync::Lab->up(regions => [qw(us eu)], own_broker => 1, settings => { 'mrsync.apply_error_retry_interval' => '1s' });
-open my $file, '<', "$lab->{dir}/group" or die;
-chomp(my $group = <$file>);
+my $group = $lab->state('group');
 my $brokers = $lab->broker;
 my $kafkactl = dirname(abs_path(__FILE__)) . '/../../build/kafkactl';
 my @alt = (db => 'alt');

@@ -11,7 +11,8 @@ use Time::HiRes qw(sleep time);
 use Mrsync::Lab;
 use Mrsync::Load qw(worker_pid worker_state log_trouble);
 
-my $lab = Mrsync::Lab->up(regions => [qw(us eu)], own_broker => 1, options => ['--secure']);
+my $lab = Mrsync::Lab->up(regions => [qw(us eu)], own_broker => 1, options => ['--secure'],
+	needs_kafka => 'the mock broker knows neither TLS nor logins');
 $lab->tables('CREATE TABLE t (id integer PRIMARY KEY, note text);', 't');
 my $rows = 0;
 sub write_row { my ($region, $note) = @_; $lab->sql($region, 'INSERT INTO t VALUES (' . ++$rows . ", '$note')") }

@@ -28,6 +28,7 @@ use Time::HiRes qw(sleep time);
 use Mrsync::Session;
 
 our $PATIENCE = 180;    # seconds that any wait may take before it counts as a failure
+our $LINK_PATIENCE = 60;    # the same for a link to recover: a worker that keeps failing is started again every 30 s at most
 
 # For sql's options: values print the same whatever a region's own settings are.
 our $COMPARABLE = join ' ', map { "-c $_" } qw(datestyle=ISO timezone=UTC intervalstyle=postgres bytea_output=hex extra_float_digits=1
@@ -36,32 +37,42 @@ our $COMPARABLE = join ' ', map { "-c $_" } qw(datestyle=ISO timezone=UTC interv
 my $home = abs_path(dirname(__FILE__) . '/../../../..');
 my @labs;
 
-# up(regions => [...], settings => {name => value}, own_broker => 1, options => ['--solo'])
-# own_broker: a Kafka of its own, for tests that stop it. Regions are linked, and hold no tables yet.
-sub up
+# A place for a lab; nothing runs yet.
+sub new
 {
-	my ($class, %wanted) = @_;
-	my $name = basename($0, '.t');
+	my ($class, @regions) = @_;
 	my $parent = $ENV{MRSYNC_TEST_DIR} || "/var/tmp/mrsync-t-$<";
 	make_path($parent);
 	my $self = bless {
-		regions => $wanted{regions} || [qw(us eu ap)],
-		dir => "$parent/$name" . (@labs ? '-' . @labs : ''),
+		regions => [@regions],
+		dir => "$parent/" . basename($0, '.t') . (@labs ? '-' . @labs : ''),
 		lab => $ENV{MRSYNC_LAB} || "$home/lab",
-		log => undef,
 	}, $class;
 	$self->lab('down') if -e "$self->{dir}/.mrsync-lab";    # of a run that was killed
 	push @labs, $self;
+	return $self;
+}
+
+# up(regions => [...], settings => {name => value}, own_broker => 1, needs_kafka => 'why', options => ['--solo'])
+# own_broker: a Kafka of its own, for tests that stop it. needs_kafka: on the mock broker the test is skipped, and this is
+# the reason. Regions are linked, and hold no tables yet.
+sub up
+{
+	my ($class, %wanted) = @_;
+	my $self = $class->new(@{ $wanted{regions} || [qw(us eu ap)] });
+	my $is_mock = sub { Test::More::plan(skip_all => $wanted{needs_kafka}) if $wanted{needs_kafka} && $_[0] eq 'mock' };
+	$is_mock->($ENV{MRSYNC_TEST_BROKER} // '');
 	my @options = ('--bare', '--regions', join(',', @{ $self->{regions} }), @{ $wanted{options} || [] });
 	if ($ENV{MRSYNC_TEST_KAFKA} && !$wanted{own_broker})
 	{
 		# one broker serves many files: names that no other test uses
-		push @options, '--broker', "external:$ENV{MRSYNC_TEST_KAFKA}", '--group', "t${name}_$$" . (@labs > 1 ? '_' . @labs : '');
+		push @options, '--broker', "external:$ENV{MRSYNC_TEST_KAFKA}", '--group', 't' . basename($0, '.t') . "_$$" . (@labs > 1 ? '_' . @labs : '');
 	}
 	# a second way for every test to run: all stamps are written down, as where clocks have drifted
 	my %settings = (autovacuum => 'on', ($ENV{MRSYNC_TEST_OVERRIDE} ? ('mrsync.force_override' => 'on') : ()), %{ $wanted{settings} || {} });
 	push @options, map { ('--set', "$_=$settings{$_}") } sort keys %settings;
 	$self->lab('up', @options);
+	$is_mock->($self->state('broker'));
 	return $self;
 }
 
@@ -104,24 +115,20 @@ sub kafka { my ($self, $what) = @_; $self->lab('kafka', $what); }        # start
 # Restarts a region with its clock shifted by seconds against true time.
 sub clock { my ($self, $region, $seconds) = @_; $self->lab('clock', $region, sprintf '%+d', $seconds); }
 
-sub port
+# What ./lab has written down: the first line of a file in its directory.
+sub state
 {
-	my ($self, $region) = @_;
-	open my $file, '<', "$self->{dir}/region/$region/port" or croak "no port of $region: $!";
-	chomp(my $port = <$file>);
-	return $port;
+	my ($self, $name) = @_;
+	open my $file, '<', "$self->{dir}/$name" or croak "no $name: $!";
+	chomp(my $line = <$file>);
+	return $line;
 }
+sub port       { my ($self, $region) = @_; return $self->state("region/$region/port"); }
 sub data_dir   { my ($self, $region) = @_; return "$self->{dir}/region/$region/data"; }
 sub server_log { my ($self, $region) = @_; return "$self->{dir}/region/$region/log"; }
 
 # The broker's address, as clients use it.
-sub broker
-{
-	my ($self) = @_;
-	open my $file, '<', "$self->{dir}/kafka/address" or croak "no broker: $!";
-	chomp(my $address = <$file>);
-	return $address;
-}
+sub broker { my ($self) = @_; return $self->state('kafka/address'); }
 
 # ---------------------------------------------------------------------------------------------------- SQL
 
@@ -315,18 +322,25 @@ sub same
 	return $expected;
 }
 
-# Nothing is parked anywhere, no link is degraded.
+# Nothing is parked anywhere, no link is degraded or down.
 sub healthy
 {
 	my ($self, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $trouble = join "\n", map
+	my @trouble;
+	for my $region ($self->regions)
 	{
-		my $region = $_;
 		my $rows = $self->sql($region, "SELECT source_region, table_name, operation, sqlstate, message, detail FROM mrsync.apply_error ORDER BY error_id LIMIT 5");
-		$rows eq '' ? () : "$region: $rows";
-	} $self->regions;
-	Test::More::is($trouble, '', $name || 'nothing is parked');
+		push @trouble, "$region: $rows" if $rows ne '';
+		# status is written once a second, and what a restart takes may not be over; state is of this moment
+		my $end = time + (@trouble ? 0 : $LINK_PATIENCE);
+		while (($rows = $self->sql($region, "SELECT source_region, target_region, status, state FROM mrsync.link_status WHERE status = 'degraded' OR state ~ '^(degraded|down)'")) ne '' && time < $end)
+		{
+			sleep 0.05;
+		}
+		push @trouble, "$region: $rows" if $rows ne '';
+	}
+	Test::More::is(join("\n", @trouble), '', $name || 'nothing is parked, no link is degraded');
 }
 
 sub first_difference
@@ -359,7 +373,7 @@ END
 	}
 	$? = $code;
 }
-$SIG{$_} = sub { exit 130 } for qw(INT TERM HUP);
+$SIG{$_} = sub { Test::More::diag("ended by SIG$_[0]"); exit 130 } for qw(INT TERM HUP);
 
 binmode Test::More->builder->$_, ':encoding(UTF-8)' for qw(output failure_output todo_output);
 

@@ -173,21 +173,18 @@ sub log_trouble
 	return join '', (sort keys %seen)[ 0 .. (keys %seen > 10 ? 9 : keys(%seen) - 1) ];
 }
 
-# memory_watch(name => sub { pid }, ...): samples each time it is called; ->{name}{peak}, {first}, {last}.
+# memory_watch(sub { (name => pid, ...) }): takes a sample of each that is there whenever it is called; {name => [MB, ...]}
 sub memory_watch
 {
-	my (%of) = @_;
+	my ($processes) = @_;
 	my %seen;
 	return sub
 	{
-		for my $name (keys %of)
+		my %pids = $processes->();
+		for my $name (keys %pids)
 		{
-			my $pid = $of{$name}->() or next;
-			my $mb = rss_mb($pid) // next;
-			my $entry = $seen{$name} //= { first => $mb, peak => 0 };
-			$entry->{last} = $mb;
-			$entry->{peak} = $mb if $mb > $entry->{peak};
-			push @{ $entry->{samples} }, $mb;
+			my $mb = rss_mb($pids{$name}) // next;
+			push @{ $seen{$name} }, $mb;
 		}
 		return \%seen;
 	};
