@@ -26,7 +26,7 @@ SELECT mrsync.region_init('tap-init', ' , ');
 SELECT is(:'LAST_ERROR_SQLSTATE' || ' ' || :'LAST_ERROR_MESSAGE', '22023 kafka_brokers is empty', 'no brokers');
 SELECT mrsync.region_init('tap-init', '127.0.0.1:1');
 SELECT is(:'LAST_ERROR_SQLSTATE' || ' ' || :'LAST_ERROR_MESSAGE', '08001 Kafka at "127.0.0.1:1" does not do what mrsync needs', 'a broker that does not answer');
-SET output_plugin_libraries = pgoutput, test_decoding; -- what else may be missing, a running server cannot lack: t/18_unprepared.t
+SET output_plugin_libraries = pgoutput, test_decoding; -- what else may be missing, a running server cannot lack: t/19_unprepared.t
 SELECT mrsync.region_init('tap-init', :'brokers');
 SELECT is(:'LAST_ERROR_SQLSTATE' || ' ' || :'LAST_ERROR_MESSAGE', '55000 this server''s settings do not allow a region yet', 'a setting is missing');
 SELECT mrsync.region_init('tap-init', '127.0.0.1:1');
