@@ -317,7 +317,8 @@ my ($beat) = map { s/^\d+\t//r } grep { /"table_name":"mrsync.heartbeat"/ } reve
 my ($ack) = map { s/^\d+\t//r } grep { /"table_name":"mrsync.acknowledgement".*"source_region":"eu"/ } reverse cat($control);
 sub changed { my ($json, $key, $value) = @_; $json =~ s/("after_image":\{.*?"$key":)(?:null|"[^"]*")/$1$value/ or die "no $key in $json"; return $json }
 # of a row of its own: of each row only the newest record counts
-sub alone { return $_[0] =~ s/"row_pk":\{/"row_pk":{"made":"up",/r }
+my $made = 0;
+sub alone { return $_[0] =~ s/"row_pk":\{/sprintf '"row_pk":{"made":"up %d",', ++$made/er }
 my %bad = (
 	'no JSON' => 'garbage',
 	'nothing' => '',
