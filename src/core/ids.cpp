@@ -4,6 +4,8 @@
 // characters regions, tables and keys are made of.
 #include "core/ids.h"
 
+#include "core/mutant.h"
+
 #include <openssl/evp.h>
 
 #include <cstring>
@@ -175,7 +177,7 @@ Uuid conflictId(std::string_view table, std::string_view rowPk, Hlc hlcA, std::s
                 std::string_view regionB)
 {
 	// Which side was the incoming one depends on the region that looks; the order of the versions does not.
-	bool swap = hlcB != hlcA ? hlcB < hlcA : regionB < regionA;
+	bool swap = (hlcB != hlcA ? hlcB < hlcA : regionB < regionA) && !mutated("conflict_id_by_arrival");
 	std::string name = "conflict";
 	addPart(name, table);
 	addPart(name, rowPk);

@@ -2,6 +2,8 @@
 // (test/sim) runs the same code that the workers run.
 #include "core/ledger.h"
 
+#include "core/mutant.h"
+
 namespace mrsync
 {
 
@@ -21,7 +23,7 @@ AckLedger::Confirmed AckLedger::confirm()
 	while (!boundaries_.empty())
 	{
 		const Boundary &oldest = boundaries_.front();
-		if (acked_[Data] < oldest.sent[Data] || acked_[Control] < oldest.sent[Control])
+		if ((acked_[Data] < oldest.sent[Data] || acked_[Control] < oldest.sent[Control]) && !mutated("early_confirm"))
 			break;
 		confirmed_ = oldest.at;
 		boundaries_.pop_front();
@@ -37,7 +39,7 @@ SequenceChain::Verdict SequenceChain::judge(const Envelope &tx)
 	if (tx.sequence <= sequence_)
 		return Verdict::Duplicate;
 	// A region's first transaction has no predecessor (0). A topic that begins with another one has lost its head.
-	if (tx.previous > sequence_)
+	if (tx.previous > sequence_ && !mutated("skip_gaps"))
 		return Verdict::Gap;
 	return Verdict::Next;
 }

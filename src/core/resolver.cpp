@@ -2,6 +2,8 @@
 // there is anything to report (a conflict is two events of which neither had seen the other).
 #include "core/resolver.h"
 
+#include "core/mutant.h"
+
 namespace mrsync
 {
 namespace
@@ -66,7 +68,8 @@ Decision resolve(const LocalState &local, Operation op, const Version &incoming)
 	Decision decision;
 	// Within a transaction the events' own order decides, for they share one version. Across transactions an equal
 	// version is the same transaction once more, and whatever it did to this row is done.
-	decision.incomingWins = local.sameTransaction || absent || local.version < incoming;
+	decision.incomingWins =
+		local.sameTransaction || absent || local.version < incoming || mutated("arrival_wins");
 	decision.action = decision.incomingWins ? actionOf(local.kind, deletes) : Action::Keep;
 
 	bool sameRegion = !absent && local.version.region == incoming.region;

@@ -1,5 +1,7 @@
 #include "pg/clock.h"
 
+#include "core/mutant.h"
+
 #include "pg/catalog.h"
 #include "pg/guard.h"
 #include "pg/guc.h"
@@ -67,7 +69,7 @@ void preCommit()
 	Clock clock(region->clock);
 	Stamp stamp = clock.stamp(GetCurrentTimestamp, guc::forceOverride || foreign);
 	ceilingEnsure(region, Hlc{std::max<int64_t>(stamp.hlc.value, GetCurrentTimestamp() + kCommitMargin)});
-	if (stamp.isOverride)
+	if (stamp.isOverride && !mutated("no_override"))
 		overrideWrite(region, xid, stamp.hlc);
 }
 
@@ -86,6 +88,10 @@ void committed()
 	{
 	}
 	workerWake(region->extractorLatch);
+	if (mutated("commit_waits") && !IsBackgroundWorker)
+		for (const WorkerShared &worker : region->workers)
+			for (int i = 0; i < 1000 && worker.kind == WorkerKind::Extractor && worker.sequence.load() > region->ackedSequence.load(); ++i)
+				pg_usleep(1000);
 }
 
 void onXact(XactEvent event, void *)
@@ -118,7 +124,7 @@ Hlc clockNow(RegionShared *region)
 
 void clockAdopt(RegionShared *region, Hlc hlc)
 {
-	if (region->clock.load() >= hlc.value)
+	if (region->clock.load() >= hlc.value || mutated("no_adopt"))
 		return;
 	ceilingEnsure(region, hlc);
 	Clock(region->clock).adopt(hlc);

@@ -6,6 +6,7 @@
 // origin timestamp; their changes are never decoded.
 // Relied on by: dedup at the receivers (I2), complete images (I6), conflict detection.
 #include "core/codec.h"
+#include "core/mutant.h"
 
 #include "pg/clock.h"
 #include "pg/fixed_settings.h"
@@ -323,6 +324,8 @@ private:
 						Datum value = values[column.index];
 						if (column.isVarlena && VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(value)))
 						{
+							if (mutated("partial_images"))
+								continue;
 							if (unchanged && !oldValues)
 							{
 								oldValues = values + desc->natts;

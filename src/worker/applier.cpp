@@ -8,6 +8,7 @@
 // (OneByOne).
 #include "core/codec.h"
 #include "core/ledger.h"
+#include "core/mutant.h"
 #include "kafka/consumer.h"
 
 #include "pg/clock.h"
@@ -305,7 +306,15 @@ private:
 		uint64_t parked = 0;
 		const SeenVector seen = inbox_.first().tx.seen.value_or(SeenVector{});
 		const ChangeEvent &last = inbox_.last();
-		if (recordApplied({inbox_.first().id, last.id, worker_.peer, last.tx.sequence, last.hlc, encodeSeen(seen)}))
+		bool first = recordApplied({inbox_.first().id, last.id, worker_.peer, last.tx.sequence, last.hlc, encodeSeen(seen)});
+		if (mutated("position_first"))
+		{
+			recordPosition({worker_.peer, topic_, nextOffset, chain_.incarnation(), last.tx.sequence,
+							std::max(highest_, last.hlc), last.id, last.committedAt});
+			commit(last.tx.sequence, last.hlc);
+			begin();
+		}
+		if (first)
 		{
 			if (oneByOne)
 				parked = OneByOne(apply_, worker_.peer, eventContext_).run(inbox_, seen);

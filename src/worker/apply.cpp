@@ -1,6 +1,7 @@
 #include "worker/apply.h"
 
 #include "core/codec.h"
+#include "core/mutant.h"
 #include "core/ids.h"
 #include "pg/clock.h"
 #include "pg/guard.h"
@@ -177,7 +178,7 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 			{
 				// The key is ours from here on. Whoever deleted it before has committed by now: look once more.
 				LocalState before = deleted(*target, event, seen, pkText);
-				if (before.kind == LocalKind::Tombstone && !before.sameTransaction)
+				if (before.kind == LocalKind::Tombstone && !before.sameTransaction && !mutated("look_before"))
 				{
 					decision = resolve(before, event.operation, incoming);
 					local = before;

@@ -1,6 +1,7 @@
 #include "worker/target.h"
 
 #include "core/codec.h"
+#include "core/mutant.h"
 #include "pg/catalog.h"
 #include "pg/guard.h"
 
@@ -48,6 +49,8 @@ public:
 	explicit AsOwner(Oid owner) : settings_(NewGUCNestLevel())
 	{
 		GetUserIdAndSecContext(&user_, &context_);
+		if (mutated("as_superuser"))
+			return;
 		SetUserIdAndSecContext(owner, context_ | SECURITY_RESTRICTED_OPERATION | SECURITY_LOCAL_USERID_CHANGE);
 	}
 	~AsOwner()

@@ -27,7 +27,7 @@ use Time::HiRes qw(sleep time);
 
 use Mrsync::Session;
 
-our $PATIENCE = 180;    # seconds that any wait may take before it counts as a failure
+our $PATIENCE = $ENV{MRSYNC_TEST_PATIENCE} || 180;    # seconds that any wait may take before it counts as a failure
 our $LINK_PATIENCE = 60;    # the same for a link to recover: a worker that keeps failing is started again every 30 s at most
 
 # For sql's options: values print the same whatever a region's own settings are.
@@ -374,6 +374,13 @@ END
 	$? = $code;
 }
 $SIG{$_} = sub { Test::More::diag("ended by SIG$_[0]"); exit 130 } for qw(INT TERM HUP);
+
+# For 30_mutants.t: one failure is all that it asks for.
+if ($ENV{MRSYNC_TEST_STOP_AT_FIRST})
+{
+	require Test2::API;
+	Test2::API::test2_stack()->top->listen(sub { my (undef, $event) = @_; exit 1 if $event->causes_fail });
+}
 
 binmode Test::More->builder->$_, ':encoding(UTF-8)' for qw(output failure_output todo_output);
 
