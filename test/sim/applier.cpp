@@ -19,6 +19,8 @@ void Applier::start()
 	gate_ = TransactionGate();
 	gathered_.clear();
 	complete_ = false;
+	promises_ = Promises();
+	offered_ = Hlc{};
 	++life_;
 	schedule(context_.upTo(context_.plan.pollInterval));
 }
@@ -56,6 +58,8 @@ void Applier::poll(uint64_t life)
 			break;
 		read(topic[offset_++]);
 	}
+	retryParked();
+	advanceWatermark();
 	schedule(1 + context_.upTo(context_.plan.pollInterval));
 }
 
@@ -118,26 +122,21 @@ Applier::Step Applier::tryApply()
 			region_.adopt(first.hlc);
 		writers_ = region_.openTransactions();
 	}
-	if (!context_.breaks(Break::NoLock) && mustWait())
+	if (!context_.breaks(Break::NoLock) && mustWait(gathered_))
 		return Step::Waits;
 
 	auto writer = std::make_shared<const Writer>(Writer{{first.hlc, first.region}, first.tx.sequence, *first.tx.seen});
-	for (const ChangeEvent &event : gathered_)
-	{
-		if (event.operation == Operation::Ddl)
-			continue; // has no effect on rows
-		if (region_.wasApplied(event.id) && !context_.breaks(Break::NoDedup))
-			continue;
-		if (event.operation == Operation::Truncate)
-			applyTruncation(writer);
-		else
-			applyRow(event, writer);
-		region_.recordApplied(event.id);
-	}
+	Database &database = region_.database();
+	bool isNew = std::none_of(gathered_.begin(), gathered_.end(), [this](const ChangeEvent &event) { return region_.wasApplied(event.id); });
+	if (Hlc watermark = database.applied[static_cast<size_t>(source_)]; isNew && first.hlc <= watermark)
+		throw CheckFailed("W", state() + ": a transaction stamped " + toText(first.hlc) + " comes, though it was past " + toText(watermark));
+	if (isNew && mayPark() && context_.aside.oneIn(15))
+		database.parked.push_back({source_, gathered_, writer, context_.scheduler.now() + context_.aside.between(0, 10 * kSecond)});
+	else
+		apply(gathered_, writer);
 	chain_.applied(first.tx.sequence);
 	complete_ = false;
 
-	Database &database = region_.database();
 	database.links[static_cast<size_t>(source_)] = {offset_, chain_.incarnation(), chain_.sequence()};
 	SeenEntry &seen = database.seen[first.region];
 	seen.sequence = std::max(seen.sequence, first.tx.sequence);
@@ -151,11 +150,71 @@ Applier::Step Applier::tryApply()
 	return Step::Applied;
 }
 
+void Applier::apply(const std::vector<ChangeEvent> &events, const WriterPtr &writer)
+{
+	for (const ChangeEvent &event : events)
+	{
+		if (event.operation == Operation::Ddl)
+			continue; // has no effect on rows
+		if (region_.wasApplied(event.id) && !context_.breaks(Break::NoDedup))
+			continue;
+		if (event.operation == Operation::Truncate)
+			applyTruncation(writer);
+		else
+			applyRow(event, writer);
+		region_.recordApplied(event.id);
+	}
+}
+
+// A truncation waits for writers of the time when its stamp was adopted; later, they are not known any more.
+bool Applier::mayPark() const
+{
+	return !context_.breaks(Break::NoDedup) && std::none_of(gathered_.begin(), gathered_.end(), [](const ChangeEvent &event)
+	                                                        { return event.operation == Operation::Truncate; });
+}
+
+void Applier::retryParked()
+{
+	std::vector<Parked> &parked = region_.database().parked;
+	for (size_t i = 0; i < parked.size();)
+	{
+		bool isDue = parked[i].source == source_ && parked[i].retryAt <= context_.scheduler.now();
+		if (!isDue || (!context_.breaks(Break::NoLock) && mustWait(parked[i].events)))
+		{
+			++i;
+			continue;
+		}
+		Hlc stamp = parked[i].writer->version.hlc;
+		if (Hlc watermark = region_.database().applied[static_cast<size_t>(source_)]; stamp <= watermark)
+			throw CheckFailed("W", state() + ": a parked transaction stamped " + toText(stamp) + " is applied, though it was past " + toText(watermark));
+		apply(parked[i].events, parked[i].writer);
+		parked.erase(parked.begin() + static_cast<std::ptrdiff_t>(i));
+		region_.commitApplied();
+	}
+}
+
+void Applier::advanceWatermark()
+{
+	Database &database = region_.database();
+	auto promised = database.statements.find({source_, source_});
+	if (promised != database.statements.end() && promised->second.watermark > offered_)
+	{
+		offered_ = promised->second.watermark;
+		promises_.add(promised->second.sequence, offered_);
+	}
+	std::optional<Hlc> oldest;
+	for (const Parked &parked : database.parked)
+		if (parked.source == source_ && !context_.breaks(Break::NotHeld))
+			oldest = std::min(parked.writer->version.hlc, oldest.value_or(parked.writer->version.hlc));
+	Hlc &applied = database.applied[static_cast<size_t>(source_)];
+	applied = std::max(applied, belowParked(promises_.reached(chain_.sequence()), oldest));
+}
+
 // For those who write the transaction's rows; for a truncation, besides, for everybody who wrote before its stamp was
 // in the clock.
-bool Applier::mustWait()
+bool Applier::mustWait(const std::vector<ChangeEvent> &events)
 {
-	for (const ChangeEvent &event : gathered_)
+	for (const ChangeEvent &event : events)
 	{
 		if (event.operation == Operation::Ddl)
 			continue;
@@ -175,22 +234,39 @@ bool Applier::mustWait()
 	return false;
 }
 
+// Has the one seen what the other wrote?
+bool Applier::saw(const Writer &later, const Writer &earlier) const
+{
+	auto entry = later.seen.find(earlier.version.region);
+	if (entry == later.seen.end())
+		return false;
+	if (context_.breaks(Break::SeenByHlc))
+		return entry->second.hlc >= earlier.version.hlc;
+	return entry->second.sequence >= earlier.sequence;
+}
+
+// What was pruned would not have mattered: neither who wins, nor whether it is a conflict.
+void Applier::requireUnforgotten(int key, const Writer &incoming) const
+{
+	for (const WriterPtr &writer : region_.database().store.forgotten(key))
+	{
+		std::string what = state() + ": row " + std::to_string(key) + ": " + incoming.version.region + " " +
+		                   toText(incoming.version.hlc) + " meets a deletion that was forgotten, of " + writer->version.region + " " +
+		                   toText(writer->version.hlc);
+		if (incoming.version < writer->version)
+			throw CheckFailed("W", what + ", and is older");
+		if (incoming.version.region != writer->version.region && !saw(incoming, *writer))
+			throw CheckFailed("I3", what + ", and had not seen it");
+	}
+}
+
 Decision Applier::decide(int key, const std::optional<Row> &row, Operation op, const Writer &incoming) const
 {
+	requireUnforgotten(key, incoming);
 	LocalState local;
 	if (row)
 	{
 		const Writer &writer = *row->writer;
-		// Has the one seen what the other wrote?
-		auto saw = [&](const Writer &later, const Writer &earlier)
-		{
-			auto entry = later.seen.find(earlier.version.region);
-			if (entry == later.seen.end())
-				return false;
-			if (context_.breaks(Break::SeenByHlc))
-				return entry->second.hlc >= earlier.version.hlc;
-			return entry->second.sequence >= earlier.sequence;
-		};
 		local.kind = row->live ? LocalKind::Live : LocalKind::Tombstone;
 		local.version = writer.version;
 		local.sameTransaction = writer.version == incoming.version;
@@ -250,6 +326,9 @@ void Applier::remove(int key, const WriterPtr &writer)
 bool Applier::isDrained() const
 {
 	const std::vector<Transaction> &committed = context_.history.of(source_);
+	const std::vector<Parked> &parked = region_.database().parked;
+	if (std::any_of(parked.begin(), parked.end(), [this](const Parked &one) { return one.source == source_; }))
+		return false;
 	return committed.empty() || chain_.sequence() == committed.back().sequence;
 }
 

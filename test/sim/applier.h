@@ -6,6 +6,7 @@
 #include "sim/database.h"
 
 #include "core/ledger.h"
+#include "core/watermark.h"
 
 #include <memory>
 #include <set>
@@ -43,10 +44,16 @@ private:
 	void schedule(int64_t delay);
 	void read(const Record &record);
 	Step tryApply();
-	bool mustWait();
+	void retryParked();
+	void advanceWatermark();
+	bool mustWait(const std::vector<ChangeEvent> &events);
+	void apply(const std::vector<ChangeEvent> &events, const WriterPtr &writer);
+	bool mayPark() const;
 	void applyRow(const ChangeEvent &event, const WriterPtr &writer);
 	void applyTruncation(const WriterPtr &writer);
 	Decision decide(int key, const std::optional<Row> &row, Operation op, const Writer &incoming) const;
+	bool saw(const Writer &later, const Writer &earlier) const;
+	void requireUnforgotten(int key, const Writer &incoming) const;
 	void remove(int key, const WriterPtr &writer);
 
 	Context &context_;
@@ -61,6 +68,8 @@ private:
 	std::vector<ChangeEvent> gathered_;
 	bool complete_ = false;         // gathered_ is a whole transaction
 	bool adopted_ = false;          // its stamp is in the clock
+	Promises promises_;
+	Hlc offered_;                   // the last promise taken
 	std::vector<uint64_t> writers_; // a truncation: those who may not have seen its stamp
 };
 

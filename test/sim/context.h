@@ -32,12 +32,13 @@ struct Context
 	Plan plan;
 	Break broken;
 	test::Random random;
+	test::Random aside; // for watermarks and parked events: they came later, and change nothing else of a seed's world
 	Scheduler scheduler;
 	Kafka kafka;
 	History history;
 
 	Context(const Plan &plan, Break broken, uint64_t seed)
-	    : plan(plan), broken(broken), random(seed), kafka(scheduler, plan.regions), history(plan.regions)
+	    : plan(plan), broken(broken), random(seed), aside(~seed), kafka(scheduler, plan.regions), history(plan.regions)
 	{
 	}
 

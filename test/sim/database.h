@@ -3,11 +3,13 @@
 #pragma once
 
 #include "sim/history.h"
+#include "sim/kafka.h"
 
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace mrsync::sim
 {
@@ -38,6 +40,12 @@ public:
 	void remove(int key, WriterPtr writer) { rows_[key] = {false, "", std::move(writer)}; }
 	void forget(int key) { rows_.erase(key); }
 
+	// Deletions stamped below are forgotten. Whoever looks for a row does not find them any more; the simulation remembers
+	// them, to ask of everything that comes whether they would have mattered.
+	void prune(Hlc upTo);
+	std::vector<WriterPtr> forgotten(int key) const;
+	bool remembersDeletions(Hlc below) const;
+
 	// The memory of a truncation; the rows themselves are removed one by one, by version.
 	void rememberTruncation(WriterPtr writer);
 
@@ -46,6 +54,17 @@ public:
 private:
 	std::map<int, Row> rows_;
 	WriterPtr truncated_; // of the newest truncation
+	std::map<int, WriterPtr> forgotten_;
+	WriterPtr forgottenTruncation_;
+};
+
+// A transaction that was received and could not be applied.
+struct Parked
+{
+	int source;
+	std::vector<ChangeEvent> events;
+	WriterPtr writer;
+	int64_t retryAt;
 };
 
 struct LinkPosition
@@ -62,6 +81,10 @@ struct Database
 	SeenVector seen;
 	CausalPast past;
 	size_t appliedEvents = 0; // length of the region's list of them
+	std::vector<Parked> parked;
+	std::vector<Hlc> applied;                            // watermarks, by source region
+	std::map<std::pair<int, int>, Statement> statements; // by region, and origin
+	std::vector<size_t> controlRead;                     // by region, how much of its control topic
 };
 
 } // namespace mrsync::sim

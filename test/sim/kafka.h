@@ -5,6 +5,8 @@
 
 #include "sim/scheduler.h"
 
+#include "core/hlc.h"
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -18,12 +20,25 @@ struct Record
 	std::string event;
 };
 
+// What a region says of itself on its control topic.
+struct Statement
+{
+	int origin;        // with whose events; its own: its promise
+	Hlc watermark;     // zero: none
+	uint64_t sequence; // that the promise speaks of
+	Hlc saidAt;
+};
+
 class Kafka
 {
 public:
-	Kafka(const Scheduler &scheduler, int regions) : scheduler_(scheduler), topics_(static_cast<size_t>(regions)) {}
+	Kafka(const Scheduler &scheduler, int regions)
+	    : scheduler_(scheduler), topics_(static_cast<size_t>(regions)), control_(static_cast<size_t>(regions))
+	{
+	}
 
 	std::vector<Record> &topic(int region) { return topics_[static_cast<size_t>(region)]; }
+	std::vector<Statement> &control(int region) { return control_[static_cast<size_t>(region)]; }
 
 	void outage(int64_t duration) { downUntil_ = std::max(downUntil_, scheduler_.now() + duration); }
 
@@ -33,6 +48,7 @@ public:
 private:
 	const Scheduler &scheduler_;
 	std::vector<std::vector<Record>> topics_;
+	std::vector<std::vector<Statement>> control_;
 	int64_t downUntil_ = 0;
 };
 

@@ -24,6 +24,10 @@ enum class Break
 	NoIncarnation, // a dead producer's late records count
 	OneSidedSeen,  // a conflict is judged by what the incoming event had seen alone
 	SeenByHlc,     // "had seen" is judged by stamps alone, as if commits never overtook each other
+	NoBounds,      // a watermark says nothing of those who are about to commit
+	NotHeld,       // a parked event does not hold its source's watermark down
+	PruneEarly,    // deletions are forgotten below this region's own clock
+	PruneAtStable, // deletions are forgotten below the stable point, though events that have not seen them are on their way
 };
 
 struct BreakInfo
@@ -40,6 +44,8 @@ constexpr BreakInfo kBreaks[] = {
     {Break::NoTiebreak, "no-tiebreak", "I1 I3"},    {Break::NoDedup, "no-dedup", "I2"},
     {Break::EarlyConfirm, "early-confirm", "I2"},   {Break::NoIncarnation, "no-incarnation", "I2"},
     {Break::OneSidedSeen, "one-sided-seen", "I3"},  {Break::SeenByHlc, "seen-by-hlc", "I3"},
+    {Break::NoBounds, "no-bounds", "W"},            {Break::NotHeld, "not-held", "W"},
+    {Break::PruneEarly, "prune-early", "W I3"},     {Break::PruneAtStable, "prune-at-stable", "I3"},
 };
 
 struct Options

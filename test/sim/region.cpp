@@ -27,10 +27,12 @@ size_t Region::UuidHash::operator()(const Uuid &uuid) const
 }
 
 Region::Region(Context &context, int index)
-    : context_(context), index_(index), name_(kNames[index]), extractor_(context, index)
+    : context_(context), index_(index), name_(kNames[index]), extractor_(context, index), watermarks_(context, *this)
 {
 	database_.links.resize(static_cast<size_t>(context.plan.regions));
 	database_.past.resize(static_cast<size_t>(context.plan.regions));
+	database_.applied.resize(static_cast<size_t>(context.plan.regions));
+	database_.controlRead.resize(static_cast<size_t>(context.plan.regions));
 	flushed_ = database_;
 	for (int source = 0; source < context.plan.regions; ++source)
 		if (source != index)
@@ -47,6 +49,7 @@ void Region::start()
 	extractor_.start();
 	for (auto &applier : appliers_)
 		applier->start();
+	watermarks_.start();
 }
 
 void Region::crash()
@@ -99,6 +102,22 @@ void Region::adopt(Hlc hlc)
 	clock_.adopt(hlc);
 }
 
+Hlc Region::tick()
+{
+	Hlc hlc = clock_.stamp([this] { return physical(); }, false).hlc;
+	ensureCeiling(hlc);
+	return hlc;
+}
+
+std::optional<Hlc> Region::lowestBound() const
+{
+	std::optional<Hlc> lowest;
+	for (const OpenTransaction &tx : open_)
+		if (tx.bound)
+			lowest = std::min(*tx.bound, lowest.value_or(*tx.bound));
+	return lowest;
+}
+
 // ---- local writers
 
 bool Region::isLocked(int key) const
@@ -140,6 +159,7 @@ void Region::write()
 	                         {
 		                         if (life != life_)
 			                         return;
+		                         tx->bound = clock_.last();
 		                         tx->stamp = clock_.stamp([this] { return physical(); }, context_.plan.forceOverride);
 		                         ensureCeiling(tx->stamp.hlc);
 		                         context_.scheduler.after(context_.upTo(context_.plan.statementTime),

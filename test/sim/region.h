@@ -5,6 +5,7 @@
 #include "sim/context.h"
 #include "sim/database.h"
 #include "sim/extractor.h"
+#include "sim/watermarks.h"
 
 #include "core/hlc.h"
 
@@ -47,6 +48,12 @@ public:
 	void recordApplied(const Uuid &event);
 	void commitApplied();
 
+	// ---- for the watermarks
+
+	Hlc tick(); // a new stamp
+	std::optional<Hlc> lowestBound() const;
+	void flush();
+
 	Extractor &extractor() { return extractor_; }
 	std::vector<std::unique_ptr<Applier>> &appliers() { return appliers_; }
 	const std::vector<Uuid> &applied() const { return applied_; }
@@ -66,6 +73,7 @@ private:
 		std::set<int> keys; // row locks
 		bool locksTable = false;
 		CausalPast past;
+		std::optional<Hlc> bound; // from shortly before the stamp until the commit
 		Stamp stamp;
 	};
 	// What the statements so far make of the rows, as the transaction itself sees them.
@@ -80,7 +88,6 @@ private:
 	void writeLocally(const Statement &statement, const WriterPtr &writer);
 	void checkDominance(int key, const WriterPtr &writer) const;
 	ChangeEvent eventOf(const Statement &statement, const Writer &writer, size_t index, uint64_t previous) const;
-	void flush();
 
 	struct UuidHash
 	{
@@ -109,6 +116,7 @@ private:
 	uint64_t values_ = 0;
 
 	Extractor extractor_;
+	Watermarks watermarks_;
 	std::vector<std::unique_ptr<Applier>> appliers_;
 };
 
