@@ -176,12 +176,14 @@ CREATE TABLE mrsync.heartbeat (
 	region_id text COLLATE "C" PRIMARY KEY,
 	hlc mrsync.hlc NOT NULL,
 	sequence bigint NOT NULL,
+	watermark mrsync.hlc,
 	sent_at timestamptz NOT NULL
 ) WITH (fillfactor = 20);
-COMMENT ON TABLE mrsync.heartbeat IS 'The last sign of life of each region, with the sequence of its newest transaction';
+COMMENT ON TABLE mrsync.heartbeat IS 'The last sign of life of each region, with the sequence of its newest transaction, and its watermark';
 COMMENT ON COLUMN mrsync.heartbeat.region_id IS 'Whose sign of life';
 COMMENT ON COLUMN mrsync.heartbeat.hlc IS 'Stamp of this row by that region''s clock; of two rows the higher one counts';
 COMMENT ON COLUMN mrsync.heartbeat.sequence IS 'Of that region''s newest transaction: (timeline << 48) | LSN of the commit';
+COMMENT ON COLUMN mrsync.heartbeat.watermark IS 'Every event of that region with a sequence above this one is stamped above this watermark; NULL: it has promised nothing yet';
 COMMENT ON COLUMN mrsync.heartbeat.sent_at IS 'When it was sent, by that region''s clock';
 
 CREATE TABLE mrsync.acknowledgement (
@@ -192,16 +194,18 @@ CREATE TABLE mrsync.acknowledgement (
 	event_id uuid,
 	committed_at timestamptz,
 	lag_ms bigint,
+	watermark mrsync.hlc,
 	PRIMARY KEY (region_id, source_region)
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE mrsync.acknowledgement IS 'How far each region has applied each other one';
 COMMENT ON COLUMN mrsync.acknowledgement.region_id IS 'Who acknowledges';
 COMMENT ON COLUMN mrsync.acknowledgement.source_region IS 'Whose events';
 COMMENT ON COLUMN mrsync.acknowledgement.hlc IS 'Stamp of this row by the clock of region_id; of two rows the higher one counts';
-COMMENT ON COLUMN mrsync.acknowledgement.sequence IS 'Of the last transaction of source_region that region_id has applied: (timeline << 48) | LSN of the commit';
+COMMENT ON COLUMN mrsync.acknowledgement.sequence IS 'Of the last transaction of source_region that region_id has applied: (timeline << 48) | LSN of the commit; 0: none yet';
 COMMENT ON COLUMN mrsync.acknowledgement.event_id IS 'The last event of that transaction';
 COMMENT ON COLUMN mrsync.acknowledgement.committed_at IS 'When that transaction was committed, by the clock of source_region';
 COMMENT ON COLUMN mrsync.acknowledgement.lag_ms IS 'Milliseconds from then until this acknowledgement; 0 when nothing was left to apply';
+COMMENT ON COLUMN mrsync.acknowledgement.watermark IS 'Of the events of source_region there is none stamped at or below it that region_id has not applied; a parked one counts as not applied. NULL: not known yet';
 
 CREATE TABLE mrsync.applied_event (
 	event_id uuid NOT NULL,
@@ -245,6 +249,14 @@ COMMENT ON TABLE mrsync.hlc_override IS 'The stamp of transactions whose commit 
 COMMENT ON COLUMN mrsync.hlc_override.xid IS 'The transaction; its subtransactions have rows of their own';
 COMMENT ON COLUMN mrsync.hlc_override.hlc IS 'Its stamp';
 
+CREATE TABLE mrsync.pruning (
+	one boolean PRIMARY KEY DEFAULT true CHECK (one),
+	pruned_up_to mrsync.hlc NOT NULL
+);
+COMMENT ON TABLE mrsync.pruning IS 'Up to where this region has forgotten; no row: it has forgotten nothing';
+COMMENT ON COLUMN mrsync.pruning.one IS 'There is one row at most';
+COMMENT ON COLUMN mrsync.pruning.pruned_up_to IS 'Tombstones and overrides stamped below may be gone. An event stamped at or below that comes after all, and that they would have decided, is parked';
+
 CREATE TABLE mrsync.apply_error (
 	error_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	source_region text COLLATE "C" NOT NULL,
@@ -275,7 +287,7 @@ BEGIN
 	END LOOP;
 END
 $$;
-CREATE INDEX apply_error_source ON mrsync.apply_error (source_region);
+CREATE INDEX apply_error_source ON mrsync.apply_error (source_region, hlc);
 CREATE INDEX apply_error_due ON mrsync.apply_error (source_region, retry_at, error_id) WHERE waits_for IS NULL;
 CREATE INDEX apply_error_waiting ON mrsync.apply_error (waits_for) WHERE waits_for IS NOT NULL;
 COMMENT ON TABLE mrsync.apply_error IS 'Parked events: what could not be applied here, and why. Tried again by itself, and by apply_error_retry(); a row goes when its event is applied';
@@ -517,6 +529,10 @@ CREATE FUNCTION mrsync.wait_for_peers(timeout interval DEFAULT '30 s') RETURNS v
 LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_wait_for_peers';
 COMMENT ON FUNCTION mrsync.wait_for_peers(interval) IS 'Waits until every target of an active outgoing link has applied all that was committed in this region before the call. The caller''s own uncommitted writes are not among that. With no links it returns at once. Errors: 55P03 the timeout has passed (the peers that are behind are named; in PL/pgSQL: WHEN lock_not_available), 55000 no region, 22023 negative timeout. Example: SELECT mrsync.wait_for_peers(''5 s'');';
 
+CREATE FUNCTION mrsync.wait_for(hlc mrsync.hlc, timeout interval DEFAULT '30 s') RETURNS void
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_wait_for';
+COMMENT ON FUNCTION mrsync.wait_for(mrsync.hlc, interval) IS 'Waits until this region has applied, from every active link, all that is stamped at or below hlc; what begins after that sees it. For reading here what was written elsewhere: hlc is what current_hlc() returned there after the commit. Paused links do not count; parked events do, as not applied. Errors: 55P03 the timeout has passed (the sources that are behind are named, and how far they are; in PL/pgSQL: WHEN lock_not_available), 55000 no region, 22023 negative timeout or a stamp more than mrsync.max_clock_skew ahead. Example: SELECT mrsync.wait_for(''2026-11-23 09:15:00.5Z'', ''5 s'');';
+
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Parked events
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -538,9 +554,45 @@ CREATE FUNCTION mrsync.worker_stat(OUT kind text, OUT peer text, OUT pid integer
 RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mrsync_worker_stat';
 COMMENT ON FUNCTION mrsync.worker_stat() IS 'The worker processes of this region, one row each, from shared memory; no row when the database is no region. peer: an applier''s source. sequence, hlc, committed_at: of the last transaction sent (extractor) or applied (applier); taken_at: when an applier took its newest transaction in hand; caught_up: it has nothing in hand, and nothing is left in the topic; transactions, events, parked: since its start; restarts: in a row. Example: SELECT * FROM mrsync.worker_stat();';
 
-CREATE FUNCTION mrsync.peer_stat(OUT region_id text, OUT acked_sequence bigint, OUT head_sequence bigint, OUT heartbeat_at timestamptz)
+CREATE FUNCTION mrsync.peer_stat(OUT region_id text, OUT acked_sequence bigint, OUT head_sequence bigint, OUT heartbeat_at timestamptz,
+	OUT watermark mrsync.hlc, OUT applied_watermark mrsync.hlc)
 RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mrsync_peer_stat';
-COMMENT ON FUNCTION mrsync.peer_stat() IS 'What the peers told on their control topics, from shared memory. acked_sequence: how far they have applied this region; head_sequence: their own newest transaction; heartbeat_at: when they were last heard, by this server''s clock. Example: SELECT region_id, clock_timestamp() - heartbeat_at FROM mrsync.peer_stat();';
+COMMENT ON FUNCTION mrsync.peer_stat() IS 'What the peers told on their control topics, from shared memory. acked_sequence: how far they have applied this region; head_sequence: their own newest transaction; heartbeat_at: when they were last heard, by this server''s clock; watermark: what they still commit is stamped above; applied_watermark: no event of theirs at or below it is missing here. Example: SELECT region_id, clock_timestamp() - heartbeat_at FROM mrsync.peer_stat();';
+
+CREATE FUNCTION mrsync.stable_point() RETURNS mrsync.hlc LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mrsync_stable_point';
+COMMENT ON FUNCTION mrsync.stable_point() IS 'The stamp up to which every region known here has applied the events of every other one, and itself commits none any more; below it tombstones and overrides are pruned. NULL: there is none, since a region has not said yet how far it is, or there is only one. Error: 55000 when the database is not a region. Example: SELECT mrsync.stable_point(), * FROM mrsync.watermark WHERE holds_stable_point;';
+
+CREATE VIEW mrsync.watermark AS
+SELECT region.region_id, origin.region_id AS origin_region, said.watermark, said.said_at,
+	CASE WHEN bool_or(said.watermark IS NULL) OVER () THEN said.watermark IS NULL
+		ELSE said.watermark::bigint = min(said.watermark::bigint) OVER () END AS holds_stable_point,
+	(CASE
+		WHEN said.watermark IS NULL AND region.region_id = origin.region_id THEN 'unknown: it has not said where it is'
+		WHEN said.watermark IS NULL THEN 'unknown: it has not acknowledged ' || origin.region_id
+		WHEN link.status = 'paused' THEN 'paused'
+		WHEN region.is_local AND NOT origin.is_local AND link.status IS NULL THEN 'no link'
+		WHEN peer.heartbeat_at < clock_timestamp() - interval '30 s'
+			THEN 'nothing heard of ' || region.region_id || ' for ' || date_trunc('second', clock_timestamp() - peer.heartbeat_at)
+		ELSE coalesce((SELECT count(*) || CASE count(*) WHEN 1 THEN ' event parked' ELSE ' events parked' END FROM mrsync.apply_error e
+			WHERE e.source_region = origin.region_id AND region.is_local HAVING count(*) > 0), 'in order')
+	END) COLLATE "default" AS state
+FROM mrsync.region region CROSS JOIN mrsync.region origin
+LEFT JOIN LATERAL (
+	SELECT h.watermark, h.hlc AS said_at FROM mrsync.heartbeat h WHERE h.region_id = region.region_id AND region.region_id = origin.region_id
+	UNION ALL
+	SELECT a.watermark, a.hlc FROM mrsync.acknowledgement a
+	WHERE a.region_id = region.region_id AND a.source_region = origin.region_id AND region.region_id <> origin.region_id
+) said ON true
+LEFT JOIN mrsync.replication_link link ON link.source_region = origin.region_id AND link.target_region = region.region_id AND region.is_local
+LEFT JOIN mrsync.peer_stat() peer ON peer.region_id = region.region_id
+ORDER BY said.watermark NULLS FIRST, region.region_id, origin.region_id;
+COMMENT ON VIEW mrsync.watermark IS 'How far every region is past the events of every other one, as known here; the lowest of all is the stable point, and what is not known keeps it from being there';
+COMMENT ON COLUMN mrsync.watermark.region_id IS 'Who is that far';
+COMMENT ON COLUMN mrsync.watermark.origin_region IS 'With whose events';
+COMMENT ON COLUMN mrsync.watermark.watermark IS 'No event of origin_region stamped at or below it is still missing in region_id; of its own events: none will be committed any more. NULL: not known';
+COMMENT ON COLUMN mrsync.watermark.said_at IS 'Stamp, by the clock of region_id, of its saying so';
+COMMENT ON COLUMN mrsync.watermark.holds_stable_point IS 'Whether the stable point is where it is because of this row';
+COMMENT ON COLUMN mrsync.watermark.state IS 'in order; or why it does not rise, as far as that is known here';
 
 CREATE VIEW mrsync.worker_status AS
 SELECT w.kind AS worker, w.peer AS source_region,
@@ -643,7 +695,7 @@ COMMENT ON COLUMN mrsync.link_status.last_error IS 'Last error of the applier (i
 GRANT USAGE ON SCHEMA mrsync TO PUBLIC;
 GRANT SELECT ON mrsync.region, mrsync.replicated_table, mrsync.replication_link, mrsync.link_position,
 	mrsync.extractor_position, mrsync.control_position, mrsync.heartbeat, mrsync.acknowledgement, mrsync.applied_event,
-	mrsync.worker_status, mrsync.link_status TO PUBLIC;
+	mrsync.pruning, mrsync.worker_status, mrsync.link_status, mrsync.watermark TO PUBLIC;
 REVOKE ALL ON FUNCTION mrsync.settings_check(), mrsync.settings_advice(), mrsync.setting_change(text, text, text[]), mrsync.setting_place(text),
 	mrsync.setting_advice(text, text), mrsync.region_init(text, text, text), mrsync.region_connect(text, text),
 	mrsync.region_leave(), mrsync.tombstone_delete(), mrsync.tombstone_row(), mrsync.tombstone_truncate(), mrsync.ddl_end(),

@@ -1,4 +1,5 @@
 // The SQL type mrsync.hlc, and the clock as SQL sees it.
+#include "api/api.h"
 #include "core/hlc.h"
 
 #include "pg/clock.h"
@@ -13,6 +14,7 @@ PG_FUNCTION_INFO_V1(mrsync_hlc_out);
 PG_FUNCTION_INFO_V1(mrsync_hlc_recv);
 PG_FUNCTION_INFO_V1(mrsync_hlc_send);
 PG_FUNCTION_INFO_V1(mrsync_current_hlc);
+PG_FUNCTION_INFO_V1(mrsync_stable_point);
 }
 
 using namespace mrsync;
@@ -80,10 +82,17 @@ Datum mrsync_current_hlc(PG_FUNCTION_ARGS)
 	return enter(
 		[&]
 		{
-			RegionShared *region = myRegion();
-			if (!region)
-				throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "this database is not an mrsync region")
-					.hint("Call mrsync.region_init(region_id, kafka_brokers) first.");
-			return Int64GetDatum(clockTick(region).value);
+			return Int64GetDatum(clockTick(api::requireRegion()).value);
+		});
+}
+
+Datum mrsync_stable_point(PG_FUNCTION_ARGS)
+{
+	return enter(
+		[&]
+		{
+			int64_t stable = api::requireRegion()->stablePoint.load();
+			fcinfo->isnull = stable == 0;
+			return Int64GetDatum(stable);
 		});
 }

@@ -288,7 +288,7 @@ void regionLeave()
 		tableRemoveUnchecked(static_cast<Oid>(std::stoul(*row[0])));
 	spi::execute("TRUNCATE mrsync.region, mrsync.replicated_table, mrsync.former_identity, mrsync.replication_link, "
 				 "mrsync.link_position, mrsync.extractor_position, mrsync.control_position, mrsync.heartbeat, "
-				 "mrsync.acknowledgement, mrsync.applied_event, mrsync.tombstone, mrsync.hlc_override, "
+				 "mrsync.acknowledgement, mrsync.applied_event, mrsync.tombstone, mrsync.hlc_override, mrsync.pruning, "
 				 "mrsync.apply_error");
 	spi::Rows origins = spi::query(
 		"SELECT roname FROM pg_catalog.pg_replication_origin WHERE pg_catalog.starts_with(roname, $1)",

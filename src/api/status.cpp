@@ -116,6 +116,8 @@ void peerStat(FunctionCallInfo fcinfo)
 		row.putCount(peer.ackedSequence.load());
 		row.putCount(peer.headSequence.load());
 		row.putTime(peer.heartbeatAt.load());
+		row.putTime(peer.watermark.load());
+		row.putTime(peer.appliedWatermark.load());
 		row.end();
 	}
 }

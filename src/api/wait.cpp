@@ -1,8 +1,13 @@
-// wait_for_peers: waits until every active peer has applied what this region had committed before the call.
+// Waiting for replication. wait_for_peers: until every active peer has applied what this region had committed before the call.
+// wait_for: until this region has applied all that is stamped at or below an hlc, from every active link.
 //
-// Three steps: the extractor has decoded up to the newest commit record; the sequence that it has then produced is the
-// goal; every target of an active outgoing link has acknowledged that sequence on its control topic.
+// wait_for_peers goes in three steps: the extractor has decoded up to the newest commit record; the sequence that it has then
+// produced is the goal; every target of an active outgoing link has acknowledged that sequence on its control topic.
+// wait_for looks at the applied watermark of each source, which its link's applier raises (worker/watermark.h). To have applied
+// an event with a higher stamp would not do: commits overtake each other by stamp.
 #include "api/api.h"
+
+#include "pg/guc.h"
 
 extern "C"
 {
@@ -10,6 +15,7 @@ extern "C"
 #include "utils/wait_event.h"
 
 PG_FUNCTION_INFO_V1(mrsync_wait_for_peers);
+PG_FUNCTION_INFO_V1(mrsync_wait_for);
 }
 
 namespace mrsync::api
@@ -65,16 +71,30 @@ WorkerShared *extractorOf(RegionShared *region)
 }
 
 // After lock_timeout's: what was waited for did not come in time. Not 57014, which PL/pgSQL's OTHERS does not catch.
-[[noreturn]] void timedOut(const std::string &detail, const std::string &hint)
+[[noreturn]] void timedOut(const std::string &message, const std::string &detail, const std::string &hint)
 {
-	throw PgError(ERRCODE_LOCK_NOT_AVAILABLE, "peers have not applied everything within the timeout")
-		.detail(detail)
-		.hint(hint);
+	throw PgError(ERRCODE_LOCK_NOT_AVAILABLE, message + " within the timeout").detail(detail).hint(hint);
 }
+
+constexpr char kNotByPeers[] = "peers have not applied everything";
 
 struct Deadline
 {
 	TimestampTz at;
+
+	explicit Deadline(const Interval *timeout)
+		: at(pgCall(
+			  [&]
+			  {
+				  TimestampTz now = GetCurrentTimestamp();
+				  return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now),
+																 IntervalPGetDatum(timeout)));
+			  }))
+	{
+		if (at < GetCurrentTimestamp())
+			throw PgError(ERRCODE_INVALID_PARAMETER_VALUE, "timeout must not be negative")
+				.hint("Give an interval like '30 s'.");
+	}
 
 	// Milliseconds left, at most kRecheckMs; 0: none.
 	long left() const
@@ -119,17 +139,7 @@ std::string behindOf(uint64_t goal)
 void waitForPeers(const Interval *timeout)
 {
 	RegionShared *region = requireRegion();
-	Deadline deadline{};
-	deadline.at = pgCall(
-		[&]
-		{
-			TimestampTz now = GetCurrentTimestamp();
-			return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now),
-														   IntervalPGetDatum(timeout)));
-		});
-	if (deadline.at < GetCurrentTimestamp())
-		throw PgError(ERRCODE_INVALID_PARAMETER_VALUE, "timeout must not be negative")
-			.hint("Give an interval like '30 s'.");
+	Deadline deadline(timeout);
 	uint64_t target = region->lastCommitEnd.load();
 	if (target == 0)
 		target = pgCall([] { return version::flushedUpTo(nullptr); });
@@ -144,7 +154,7 @@ void waitForPeers(const Interval *timeout)
 				workerWake(region->extractorLatch);
 				long left = deadline.left();
 				if (left == 0)
-					timedOut("The extractor of this region has not sent everything yet.",
+					timedOut(kNotByPeers, "The extractor of this region has not sent everything yet.",
 							 "SELECT * FROM mrsync.worker_status shows what it waits for.");
 				sleepForAck(region, left);
 			}
@@ -159,11 +169,74 @@ void waitForPeers(const Interval *timeout)
 			// until the next look at the catalog, or an acknowledgement
 			long left = deadline.left();
 			if (left == 0)
-				timedOut("Behind are: " + behind + ".",
+				timedOut(kNotByPeers, "Behind are: " + behind + ".",
 						 "SELECT * FROM mrsync.link_status says why. A link that is paused at its target has to be resumed "
 						 "there; mrsync.link_remove() here stops waiting for that peer.");
 			sleepForAck(region, left);
 		}
+	}
+}
+
+std::vector<std::string> activeSources()
+{
+	std::vector<std::string> sources;
+	for (const spi::Row &row : spi::query("SELECT l.source_region FROM mrsync.replication_link l JOIN mrsync.region r ON r.region_id = "
+										  "l.target_region AND r.is_local WHERE l.status IN ('active', 'degraded') ORDER BY 1"))
+		sources.push_back(*row[0]);
+	return sources;
+}
+
+Hlc appliedWatermark(RegionShared *region, const std::string &source)
+{
+	const PeerShared *peer = peerShared(region, source, false);
+	return Hlc{peer ? peer->appliedWatermark.load() : 0};
+}
+
+// The sources of which not everything up to this stamp has been applied, in words; "" when there is none.
+std::string behindOf(RegionShared *region, const std::vector<std::string> &sources, Hlc goal)
+{
+	std::string behind;
+	for (const std::string &source : sources)
+	{
+		Hlc applied = appliedWatermark(region, source);
+		if (applied >= goal)
+			continue;
+		behind += behind.empty() ? "" : ", ";
+		behind += "\"" + source + "\" (" +
+				  (applied.value == 0 ? "has not said how far it is" : "has been applied up to " + toText(applied)) + ")";
+	}
+	return behind;
+}
+
+void waitFor(Hlc goal, const Interval *timeout)
+{
+	RegionShared *region = requireRegion();
+	Deadline deadline(timeout);
+	int64_t ahead = goal.value - GetCurrentTimestamp();
+	if (ahead > static_cast<int64_t>(guc::maxClockSkewSeconds) * USECS_PER_SEC)
+		throw PgError(ERRCODE_INVALID_PARAMETER_VALUE, "the stamp is too far in the future")
+			.detail(toText(goal) + " is " + std::to_string(ahead / USECS_PER_SEC) + " s ahead of this server's clock; "
+					"mrsync.max_clock_skew is " + std::to_string(guc::maxClockSkewSeconds) + " s.")
+			.hint("Give a stamp that mrsync.current_hlc() returned, in any region.");
+	if (behindOf(region, activeSources(), goal).empty())
+		return;
+	Waiting waiting(region);
+	for (;;)
+	{
+		// links may be paused or created meanwhile
+		std::vector<std::string> sources = activeSources();
+		TimestampTz lookAgain = GetCurrentTimestamp() + kRecheckMs * 1000;
+		do
+		{
+			std::string behind = behindOf(region, sources, goal);
+			if (behind.empty())
+				return;
+			long left = deadline.left();
+			if (left == 0)
+				timedOut("what is stamped up to " + toText(goal) + " has not all been applied here", "Behind are: " + behind + ".",
+						 "SELECT * FROM mrsync.link_status says why; parked events hold a link back, too.");
+			sleepForAck(region, left);
+		} while (GetCurrentTimestamp() < lookAgain);
 	}
 }
 
@@ -180,6 +253,18 @@ Datum mrsync_wait_for_peers(PG_FUNCTION_ARGS)
 		{
 			requireArgument(fcinfo, 0, "timeout");
 			waitForPeers(PG_GETARG_INTERVAL_P(0));
+		});
+	return Datum(0);
+}
+
+Datum mrsync_wait_for(PG_FUNCTION_ARGS)
+{
+	enter(
+		[&]
+		{
+			requireArgument(fcinfo, 0, "hlc");
+			requireArgument(fcinfo, 1, "timeout");
+			waitFor(Hlc{PG_GETARG_INT64(0)}, PG_GETARG_INTERVAL_P(1));
 		});
 	return Datum(0);
 }

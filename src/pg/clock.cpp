@@ -1,5 +1,6 @@
 #include "pg/clock.h"
 
+#include "pg/bounds.h"
 #include "pg/catalog.h"
 #include "pg/guard.h"
 #include "pg/guc.h"
@@ -64,6 +65,7 @@ void preCommit()
 	if (!region || !TransactionIdIsValid(xid) || XactLastRecEnd == InvalidXLogRecPtr)
 		return;
 	bool foreign = replorigin_session_origin != InvalidRepOriginId;
+	boundPublish(region);
 	Clock clock(region->clock);
 	Stamp stamp = clock.stamp(GetCurrentTimestamp, guc::forceOverride || foreign);
 	ceilingEnsure(region, Hlc{std::max<int64_t>(stamp.hlc.value, GetCurrentTimestamp() + kCommitMargin)});
@@ -93,7 +95,12 @@ void onXact(XactEvent event, void *)
 	if (event == XACT_EVENT_PRE_COMMIT)
 		enter([] { preCommit(); });
 	else if (event == XACT_EVENT_COMMIT)
+	{
 		committed();
+		boundClear();
+	}
+	else if (event == XACT_EVENT_ABORT)
+		boundClear();
 }
 
 } // namespace

@@ -1,5 +1,6 @@
 #include "pg/shmem.h"
 
+#include "pg/bounds.h"
 #include "pg/guard.h"
 #include "pg/guc.h"
 
@@ -84,6 +85,7 @@ void requestHook()
 	if (previousRequestHook)
 		previousRequestHook();
 	RequestAddinShmemSpace(sharedSize());
+	RequestAddinShmemSpace(boundsShmemSize());
 	RequestNamedLWLockTranche("mrsync", 1);
 }
 
@@ -141,6 +143,7 @@ void startupHook()
 			regionClear(&shared->regions[i]);
 		fileRead();
 	}
+	boundsShmemInit();
 	LWLockRelease(AddinShmemInitLock);
 }
 

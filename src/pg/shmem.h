@@ -41,12 +41,16 @@ struct OriginShared // a replication origin that an applier of ours writes under
 	char region[kRegionIdLength];
 };
 
-struct PeerShared // what a peer told us on its control topic
+struct PeerShared // what a peer told us on its control topic, and how far we are with it
 {
-	char region[kRegionIdLength];			  // "" : free
-	std::atomic<uint64_t> ackedSequence;	  // of ours, applied there
-	std::atomic<uint64_t> headSequence;		  // its own newest transaction, by its heartbeat
-	std::atomic<int64_t> heartbeatAt;		  // when we received it (our physical clock)
+	char region[kRegionIdLength];		 // "" : free
+	std::atomic<uint64_t> ackedSequence; // of ours, applied there
+	// Its own newest transaction, and its watermark: of what lies above the sequence all is stamped above the watermark.
+	// Neither goes back, and the sequence is written first: who reads the watermark first, has a pair that is true.
+	std::atomic<uint64_t> headSequence;
+	std::atomic<int64_t> watermark;
+	std::atomic<int64_t> heartbeatAt;	   // when we received them (our physical clock)
+	std::atomic<int64_t> appliedWatermark; // of its events there is none at or below it that is not applied here; 0: none
 };
 
 enum class WorkerKind : int
@@ -97,8 +101,14 @@ struct RegionShared
 	std::atomic<uint64_t> ackedSequence; // the broker holds our transactions up to here
 	std::atomic<Latch *> extractorLatch; // set at commit; null: no extractor
 	std::atomic<Latch *> coordinatorLatch;
-	ConditionVariable acks; // broadcast when a peer acknowledged, or decodedEnd moved while someone waits
-	std::atomic<uint32_t> waiters; // sessions in wait_for_peers
+	// What the coordinator waits for the extractor for: to have decoded this far (0: it does not), and to have produced more
+	// than was spoken of in the last heartbeat.
+	std::atomic<uint64_t> watermarkNeeds;
+	std::atomic<uint64_t> heartbeatSequence;
+	std::atomic<int64_t> stablePoint; // see core/watermark.h; 0: there is none
+	std::atomic<int64_t> prunedUpTo;  // durable in mrsync.pruning; raised before anything is pruned
+	ConditionVariable acks; // broadcast when a peer acknowledged, or, while someone waits, decodedEnd or appliedWatermark moved
+	std::atomic<uint32_t> waiters; // sessions in wait_for_peers and wait_for
 	OriginShared origins[kMaxPeers];
 	PeerShared peers[kMaxPeers];
 	WorkerShared workers[kMaxWorkers];

@@ -11,6 +11,7 @@ extern "C"
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
 #include "storage/latch.h"
+#include "storage/proc.h"
 #include "utils/regproc.h"
 #include "utils/resowner.h"
 #if PG_VERSION_NUM >= 180000
@@ -112,6 +113,16 @@ inline Oid primaryKeyIndex(Relation relation)
 	return RelationGetPrimaryKeyIndex(relation, false);
 #else
 	return RelationGetPrimaryKeyIndex(relation);
+#endif
+}
+
+// The place of this backend among all; below MaxBackends for whatever runs transactions.
+inline int procNumber()
+{
+#if PG_VERSION_NUM >= 170000
+	return MyProcNumber;
+#else
+	return MyProc->pgprocno;
 #endif
 }
 

@@ -19,6 +19,7 @@
 #include "worker/inbox.h"
 #include "worker/parking.h"
 #include "worker/progress.h"
+#include "worker/watermark.h"
 #include "worker/worker.h"
 
 #include <algorithm>
@@ -60,7 +61,7 @@ class Applier
 public:
 	explicit Applier(Worker &worker)
 		: worker_(worker), region_(worker.region), inbox_(static_cast<size_t>(guc::applierWorkMemKb) * 1024),
-		  chain_(0, 0), apply_(region_)
+		  chain_(0, 0), apply_(region_), watermark_(worker)
 	{
 	}
 
@@ -85,6 +86,7 @@ public:
 				trouble_ = "no answer from the broker: " + *polled.lastError;
 			worker_.shared->caughtUp.store(isCaughtUp(polled));
 			worker_.state(trouble_);
+			watermark_.advance(chain_.sequence());
 			long pause = std::min(acknowledge(polled.records == 0), retryParked());
 			worker_.wait(polled.records > 0 ? 0 : pause);
 		}
@@ -129,6 +131,7 @@ private:
 			}
 			worker_.shared->sequence.store(chain_.sequence());
 			worker_.shared->hlc.store(highest_.value);
+			watermark_.load();
 			transaction.commit();
 		}
 		originRegister(region_, origin_, worker_.peer);
@@ -308,6 +311,7 @@ private:
 		shared->transactions.fetch_add(1, std::memory_order_relaxed);
 		shared->events.fetch_add(inbox_.count(), std::memory_order_relaxed);
 		shared->sequence.store(last.tx.sequence);
+		watermark_.advance(last.tx.sequence);
 	}
 
 	// One source transaction as one local transaction. oneByOne: an event that fails is parked, the others go on.
@@ -423,26 +427,33 @@ private:
 		worker_.shared->parked.fetch_add(1, std::memory_order_relaxed);
 	}
 
-	// Tells the source how far we are; at most every mrsync.ack_interval. Returns how long it can wait.
+	// Tells the regions how far we are with the source: at most every mrsync.ack_interval; where only the source's watermark
+	// has risen, as that of an idle one does, at most every mrsync.heartbeat_interval. Returns how long it can wait.
 	long acknowledge(bool idle)
 	{
 		uint64_t applied = chain_.sequence();
-		if (applied == acknowledged_ || applied == 0)
+		Hlc watermark = watermark_.value();
+		if (applied == acknowledged_ && watermark == acknowledgedWatermark_)
 			return 1000;
 		TimestampTz now = GetCurrentTimestamp();
-		long since = (now - acknowledgedAt_) / 1000;
-		if (since < guc::ackIntervalMs)
-			return guc::ackIntervalMs - since;
+		long interval = applied == acknowledged_ ? guc::heartbeatIntervalMs : guc::ackIntervalMs;
+		long since = now < acknowledgedAt_ ? interval : (now - acknowledgedAt_) / 1000;
+		if (since < interval)
+			return interval - since;
 		WorkerTransaction transaction;
-		int64_t lag = idle && worker_.shared->caughtUp.load() ? 0 : std::max<int64_t>(0, (now - lastCommittedAt_) / 1000);
+		bool isDone = lastCommittedAt_ == 0 || (idle && worker_.shared->caughtUp.load());
+		int64_t lag = isDone ? 0 : std::max<int64_t>(0, (now - lastCommittedAt_) / 1000);
 		spi::execute("INSERT INTO mrsync.acknowledgement AS a (region_id, source_region, hlc, sequence, event_id, "
-					 "committed_at, lag_ms) SELECT $1, $2, $3::mrsync.hlc, p.sequence, p.event_id, p.committed_at, "
-					 "$4::bigint FROM mrsync.link_position p WHERE p.source_region = $2 "
-					 "ON CONFLICT (region_id, source_region) DO UPDATE SET hlc = excluded.hlc, sequence = excluded.sequence, "
-					 "event_id = excluded.event_id, committed_at = excluded.committed_at, lag_ms = excluded.lag_ms",
-					 {std::string(region_->region), worker_.peer, toText(clockTick(region_)), std::to_string(lag)});
+					 "committed_at, lag_ms, watermark) SELECT $1, $2, $3::mrsync.hlc, coalesce(p.sequence, 0), p.event_id, "
+					 "p.committed_at, $4::bigint, $5::mrsync.hlc FROM (VALUES (0)) nothing LEFT JOIN mrsync.link_position p ON "
+					 "p.source_region = $2 ON CONFLICT (region_id, source_region) DO UPDATE SET hlc = excluded.hlc, sequence = "
+					 "excluded.sequence, event_id = excluded.event_id, committed_at = excluded.committed_at, lag_ms = "
+					 "excluded.lag_ms, watermark = excluded.watermark",
+					 {std::string(region_->region), worker_.peer, toText(clockTick(region_)), std::to_string(lag),
+					  watermark.value != 0 ? spi::Value(toText(watermark)) : std::nullopt});
 		transaction.commit();
 		acknowledged_ = applied;
+		acknowledgedWatermark_ = watermark;
 		acknowledgedAt_ = now;
 		return 1000;
 	}
@@ -494,7 +505,9 @@ private:
 	Apply apply_;
 	Hlc highest_;
 	int64_t lastCommittedAt_ = 0;
+	LinkWatermark watermark_;
 	uint64_t acknowledged_ = 0;
+	Hlc acknowledgedWatermark_;
 	TimestampTz acknowledgedAt_ = 0;
 	TimestampTz retryAt_ = 0;
 	std::string trouble_;

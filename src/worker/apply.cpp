@@ -2,6 +2,7 @@
 
 #include "core/codec.h"
 #include "core/ids.h"
+#include "core/watermark.h"
 #include "pg/clock.h"
 #include "pg/guard.h"
 #include "pg/spi.h"
@@ -51,6 +52,13 @@ void Apply::relate(LocalState &local, const Target &target, const ChangeEvent &e
 		local.seenByIncoming = true;
 		return;
 	}
+	if (Hlc pruned{region_->prunedUpTo.load()}; version.hlc <= pruned && event.hlc > pruned)
+	{
+		// Every event still to come has seen what could be pruned; and where the stamp was pruned, what is read instead may
+		// lie beyond the one that it has seen.
+		local.seenByIncoming = true;
+		return;
+	}
 	auto entry = seen.find(version.region);
 	local.seenByIncoming = entry != seen.end() && version.hlc <= entry->second.hlc;
 	if (local.seenByIncoming || version.region == region_->region || version < incoming)
@@ -67,6 +75,20 @@ void Apply::relate(LocalState &local, const Target &target, const ChangeEvent &e
 			local.sawIncoming |= of != vector->end() && of->second.sequence >= event.tx.sequence;
 		}
 	}
+}
+
+// Throws when what would decide has been forgotten. To be asked after the tombstones: what is not found there any more has been
+// announced by prunedUpTo.
+void Apply::requireMemory(const LocalState &local, const ChangeEvent &event) const
+{
+	Hlc pruned{region_->prunedUpTo.load()};
+	if (canDecide(local, local.version.region == region_->region, event.hlc, pruned))
+		return;
+	throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the event comes after what would decide it was forgotten")
+		.detail("It is stamped " + toText(event.hlc) + ", by region " + event.region + "; which rows were deleted is not known any more "
+				"up to " + toText(pruned) + ", since all regions known then had said that they were past it.")
+		.hint("A region that writes before it has caught up with the group, with a clock that is behind, sends such events. Write the row "
+			  "anew in that region, or delete it there; then mrsync.apply_error_discard().");
 }
 
 // The event changes a row of which nothing is here. Its region had applied more of a third region than we have: the
@@ -121,6 +143,7 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 			throw PgError(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION,
 						  "a trigger of " + target->name + " kept a row from being inserted");
 		LocalState local;
+		bool looked = false; // for tombstones
 		HeldRow held = target->hold(*event.pk);
 		if (held.found)
 		{
@@ -134,9 +157,14 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 			}
 		}
 		else if (event.operation != Operation::Insert || retried_ || target->hasInsertTriggers)
+		{
 			// An INSERT looks afterwards. Before, too, where it may fail for ever but for a deletion since, and where a
 			// trigger would have done its work already for a row that is taken back.
 			local = deleted(*target, event, seen, pkText);
+			looked = true;
+		}
+		if (held.found || looked)
+			requireMemory(local, event);
 		if (local.kind == LocalKind::Absent && event.operation != Operation::Insert)
 			local.seenByIncoming = mayBeOnItsWay(event, seen);
 
@@ -153,6 +181,7 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 			{
 				// The key is ours from here on. Whoever deleted it before has committed by now: look once more.
 				LocalState before = deleted(*target, event, seen, pkText);
+				requireMemory(before, event);
 				if (before.kind == LocalKind::Tombstone && !before.sameTransaction)
 				{
 					decision = resolve(before, event.operation, incoming);
@@ -185,6 +214,7 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 void Apply::truncate(const ChangeEvent &event)
 {
 	Target &target = targets_.byName(event.table);
+	requireMemory(LocalState{}, event);
 	// First the mark: other appliers that insert from now on find it. Who wrote before has not seen the truncation, and
 	// may be stamped below it. New writes of users are stamped above it.
 	rememberTruncation(target.relation);

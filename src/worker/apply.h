@@ -28,6 +28,7 @@ private:
 	void row(const ChangeEvent &event, const SeenVector &seen);
 	void truncate(const ChangeEvent &event);
 	void relate(LocalState &local, const Target &target, const ChangeEvent &event, const SeenVector &seen) const;
+	void requireMemory(const LocalState &local, const ChangeEvent &event) const;
 	bool mayBeOnItsWay(const ChangeEvent &event, const SeenVector &seen) const;
 	LocalState deleted(Target &target, const ChangeEvent &event, const SeenVector &seen, const std::string &pkText);
 	void log(Target &target, const ChangeEvent &event, const std::string &pkText, const LocalState &local,

@@ -22,6 +22,8 @@ namespace
 {
 
 constexpr int64_t kRetryPause = 5 * USECS_PER_SEC;
+// After a commit the peers shall know soon how far this region is; they wait for it in wait_for.
+constexpr long kSoonestBeatMs = 100;
 
 std::string controlTopic(const RegionShared *region, const std::string &peer)
 {
@@ -45,7 +47,7 @@ bool isOurs(const ChangeEvent &event)
 	return (event.table == kHeartbeat || event.table == kAcknowledgement) && event.after && event.pk;
 }
 
-// Strictly: what is told to wait_for_peers must not be a number by accident.
+// Strictly, these two: what is told to wait_for_peers and wait_for must not be a number by accident.
 std::optional<uint64_t> sequenceOf(const Image &row)
 {
 	const spi::Value &text = valueOf(row, "sequence");
@@ -57,6 +59,12 @@ std::optional<uint64_t> sequenceOf(const Image &row)
 	if (problem != std::errc() || at != end || sequence > static_cast<uint64_t>(INT64_MAX))
 		return std::nullopt;
 	return sequence;
+}
+
+std::optional<Hlc> heartbeatWatermark(const Image &row) // zero: there is none
+{
+	const spi::Value &text = valueOf(row, "watermark");
+	return text ? parseHlc(*text) : Hlc{};
 }
 
 // The values are no values of their columns' types.
@@ -74,6 +82,16 @@ void ControlPlane::load()
 		 spi::query("SELECT region_id, sequence FROM mrsync.acknowledgement WHERE source_region = $1",
 					{std::string(worker_.region->region)}))
 		acknowledged(*row[0], std::stoull(*row[1]));
+	for (const spi::Row &row : spi::query("SELECT h.region_id, h.sequence, coalesce(h.watermark::bigint, 0), coalesce("
+										  "a.watermark::bigint, 0) FROM mrsync.heartbeat h LEFT JOIN mrsync.acknowledgement a ON "
+										  "a.region_id = $1 AND a.source_region = h.region_id WHERE h.region_id <> $1",
+										  {std::string(worker_.region->region)}))
+	{
+		promised(*row[0], std::stoull(*row[1]), Hlc{std::stoll(*row[2])});
+		PeerShared *shared = peerShared(worker_.region, *row[0], true);
+		if (shared && shared->appliedWatermark.load() < std::stoll(*row[3]))
+			shared->appliedWatermark.store(std::stoll(*row[3]));
+	}
 }
 
 void ControlPlane::acknowledged(const std::string &peer, uint64_t sequence)
@@ -84,6 +102,21 @@ void ControlPlane::acknowledged(const std::string &peer, uint64_t sequence)
 		shared->ackedSequence.store(sequence);
 		pgCall([&] { ConditionVariableBroadcast(&worker_.region->acks); });
 	}
+}
+
+void ControlPlane::promised(const std::string &peer, uint64_t sequence, Hlc watermark)
+{
+	PeerShared *shared = peerShared(worker_.region, peer, true);
+	if (!shared)
+		return;
+	if (shared->headSequence.load() < sequence)
+		shared->headSequence.store(sequence);
+	if (shared->watermark.load() >= watermark.value)
+		return;
+	shared->watermark.store(watermark.value); // only now, see PeerShared
+	for (WorkerShared &worker : worker_.region->workers)
+		if (worker.kind == WorkerKind::Applier && peer == worker.peer)
+			workerWake(worker.latch);
 }
 
 void ControlPlane::peers(const std::map<std::string, std::string> &brokers)
@@ -196,8 +229,14 @@ void ControlPlane::store(const std::string &name, Peer &peer, const std::vector<
 			skip(name, peer, record.offset, "its sequence is none");
 			continue;
 		}
+		std::optional<Hlc> watermark = heartbeatWatermark(*event.after);
+		if (!watermark)
+		{
+			skip(name, peer, record.offset, "its watermark is none");
+			continue;
+		}
 		std::string key = event.table + encodeImage(*event.pk);
-		newest.insert_or_assign(std::move(key), Statement{std::move(event), record.offset, *sequence});
+		newest.insert_or_assign(std::move(key), Statement{std::move(event), record.offset, *sequence, *watermark});
 	}
 	std::vector<const Statement *> statements;
 	for (const auto &[key, statement] : newest)
@@ -245,10 +284,11 @@ void ControlPlane::write(const std::string &name, const std::vector<const Statem
 			if (valueOf(*statement->event.after, "source_region") == std::string(worker_.region->region))
 				acknowledged(name, statement->sequence);
 		}
-		else if (PeerShared *shared = peerShared(worker_.region, name, true))
+		else
 		{
-			shared->headSequence.store(statement->sequence);
-			shared->heartbeatAt.store(GetCurrentTimestamp());
+			promised(name, statement->sequence, statement->watermark);
+			if (PeerShared *shared = peerShared(worker_.region, name, true))
+				shared->heartbeatAt.store(GetCurrentTimestamp());
 		}
 	}
 }
@@ -257,19 +297,19 @@ void ControlPlane::writeRow(const std::string &name, const Statement &statement)
 {
 	const Image &row = *statement.event.after;
 	if (statement.event.table == kHeartbeat)
-		spi::execute("INSERT INTO mrsync.heartbeat AS h (region_id, hlc, sequence, sent_at) "
-					 "VALUES ($1, $2::mrsync.hlc, $3::bigint, $4::timestamptz) ON CONFLICT (region_id) DO UPDATE SET "
-					 "hlc = excluded.hlc, sequence = excluded.sequence, sent_at = excluded.sent_at "
-					 "WHERE h.hlc OPERATOR(mrsync.<) excluded.hlc",
-					 {name, valueOf(row, "hlc"), valueOf(row, "sequence"), valueOf(row, "sent_at")});
+		spi::execute("INSERT INTO mrsync.heartbeat AS h (region_id, hlc, sequence, watermark, sent_at) "
+					 "VALUES ($1, $2::mrsync.hlc, $3::bigint, $4::mrsync.hlc, $5::timestamptz) ON CONFLICT (region_id) DO UPDATE "
+					 "SET hlc = excluded.hlc, sequence = excluded.sequence, watermark = excluded.watermark, sent_at = "
+					 "excluded.sent_at WHERE h.hlc OPERATOR(mrsync.<) excluded.hlc",
+					 {name, valueOf(row, "hlc"), valueOf(row, "sequence"), valueOf(row, "watermark"), valueOf(row, "sent_at")});
 	else
 		spi::execute("INSERT INTO mrsync.acknowledgement AS a (region_id, source_region, hlc, sequence, event_id, "
-					 "committed_at, lag_ms) VALUES ($1, $2, $3::mrsync.hlc, $4::bigint, $5::uuid, $6::timestamptz, "
-					 "$7::bigint) ON CONFLICT (region_id, source_region) DO UPDATE SET hlc = excluded.hlc, sequence = "
-					 "excluded.sequence, event_id = excluded.event_id, committed_at = excluded.committed_at, lag_ms = "
-					 "excluded.lag_ms WHERE a.hlc OPERATOR(mrsync.<) excluded.hlc",
-					 {name, valueOf(row, "source_region"), valueOf(row, "hlc"), valueOf(row, "sequence"),
-					  valueOf(row, "event_id"), valueOf(row, "committed_at"), valueOf(row, "lag_ms")});
+					 "committed_at, lag_ms, watermark) VALUES ($1, $2, $3::mrsync.hlc, $4::bigint, $5::uuid, $6::timestamptz, "
+					 "$7::bigint, $8::mrsync.hlc) ON CONFLICT (region_id, source_region) DO UPDATE SET hlc = excluded.hlc, "
+					 "sequence = excluded.sequence, event_id = excluded.event_id, committed_at = excluded.committed_at, lag_ms = "
+					 "excluded.lag_ms, watermark = excluded.watermark WHERE a.hlc OPERATOR(mrsync.<) excluded.hlc",
+					 {name, valueOf(row, "source_region"), valueOf(row, "hlc"), valueOf(row, "sequence"), valueOf(row, "event_id"),
+					  valueOf(row, "committed_at"), valueOf(row, "lag_ms"), valueOf(row, "watermark")});
 }
 
 // Somebody's garbage, or a peer's newer version: some lines a minute, whatever comes.
@@ -298,18 +338,30 @@ void ControlPlane::skip(const std::string &name, Peer &peer, int64_t offset, con
 long ControlPlane::beat()
 {
 	TimestampTz now = GetCurrentTimestamp();
-	long since = (now - beatAt_) / 1000;
-	if (since < guc::heartbeatIntervalMs)
-		return guc::heartbeatIntervalMs - since;
+	long interval = guc::heartbeatIntervalMs;
+	long since = now < beatAt_ ? interval : (now - beatAt_) / 1000; // physical time may step back
+	long soonest = watermark_.isBehind() ? std::min(kSoonestBeatMs, interval) : interval;
+	if (since < soonest)
+		return soonest - since;
+	watermark_.take();
+	// The extractor wakes us when it has come that far. If it does not, the sign of life goes without a new watermark.
+	long patience = interval + kSoonestBeatMs - since;
+	if (!watermark_.settle() && patience > 0)
+		return patience;
 	beatAt_ = now;
+	Hlc watermark = watermark_.value();
+	uint64_t sequence = std::max(watermark_.sequence(), worker_.region->workers[kExtractorPlace].sequence.load());
 	WorkerTransaction transaction;
-	spi::execute("INSERT INTO mrsync.heartbeat AS h (region_id, hlc, sequence, sent_at) "
-				 "VALUES ($1, $2::mrsync.hlc, $3::bigint, clock_timestamp()) ON CONFLICT (region_id) DO UPDATE SET "
-				 "hlc = excluded.hlc, sequence = greatest(h.sequence, excluded.sequence), sent_at = excluded.sent_at",
-				 {std::string(worker_.region->region), toText(clockTick(worker_.region)),
-				  std::to_string(worker_.region->workers[kExtractorPlace].sequence.load())});
+	// A newer sequence beside an older watermark is true, too: it speaks of fewer events.
+	spi::execute("INSERT INTO mrsync.heartbeat AS h (region_id, hlc, sequence, watermark, sent_at) "
+				 "VALUES ($1, $2::mrsync.hlc, $3::bigint, $4::mrsync.hlc, clock_timestamp()) ON CONFLICT (region_id) DO UPDATE SET "
+				 "hlc = excluded.hlc, sequence = greatest(h.sequence, excluded.sequence), watermark = greatest(h.watermark, "
+				 "excluded.watermark), sent_at = excluded.sent_at",
+				 {std::string(worker_.region->region), toText(clockTick(worker_.region)), std::to_string(sequence),
+				  watermark.value != 0 ? spi::Value(toText(watermark)) : std::nullopt});
 	transaction.commit();
-	return guc::heartbeatIntervalMs;
+	worker_.region->heartbeatSequence.store(sequence);
+	return watermark_.isBehind() ? std::min(kSoonestBeatMs, interval) : interval;
 }
 
 } // namespace mrsync

@@ -3,11 +3,12 @@
 // Heartbeats and acknowledgements are rows: each region writes its own, they travel as ChangeEvents, and here they are
 // stored as rows of the other regions. The newest wins; losing one is harmless, the next says the same and more. So a
 // record that makes no sense is skipped, and the log says which; on the data topic it would stop the link.
-// Relied on by: wait_for_peers, replication_link.
+// Relied on by: wait_for_peers, wait_for, the stable point, replication_link.
 #pragma once
 
 #include "core/event.h"
 #include "kafka/consumer.h"
+#include "worker/watermark.h"
 #include "worker/worker.h"
 
 #include <map>
@@ -19,7 +20,7 @@ namespace mrsync
 class ControlPlane
 {
 public:
-	explicit ControlPlane(Worker &worker) : worker_(worker) {}
+	explicit ControlPlane(Worker &worker) : worker_(worker), watermark_(worker.region) {}
 
 	// Loads what is known into shared memory. Inside a transaction.
 	void load();
@@ -27,7 +28,8 @@ public:
 	void peers(const std::map<std::string, std::string> &brokers);
 	// Takes in what has come. True when there may be more at once.
 	bool receive();
-	// The heartbeat, when it is due. Returns in how many milliseconds the next one is.
+	// The heartbeat, when it is due: each mrsync.heartbeat_interval, and soon after something was committed. Returns in how many
+	// milliseconds to ask again.
 	long beat();
 
 private:
@@ -47,6 +49,7 @@ private:
 		ChangeEvent event;
 		int64_t offset;
 		uint64_t sequence;
+		Hlc watermark; // a heartbeat's; zero: none
 	};
 	void connect(const std::string &name, Peer &peer);
 	// The consumer is of no use: a new one, after a while when that has happened before.
@@ -56,8 +59,10 @@ private:
 	void writeRow(const std::string &name, const Statement &statement);
 	void skip(const std::string &name, Peer &peer, int64_t offset, const std::string &why);
 	void acknowledged(const std::string &peer, uint64_t sequence);
+	void promised(const std::string &peer, uint64_t sequence, Hlc watermark);
 
 	Worker &worker_;
+	OwnWatermark watermark_;
 	std::map<std::string, Peer> peers_;
 	TimestampTz beatAt_ = 0;
 };

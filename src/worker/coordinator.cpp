@@ -1,5 +1,5 @@
 // The coordinator of a region: keeps the region's other workers running as its catalog wants them, renews the clock's
-// durable ceiling, exchanges heartbeats and acknowledgements, and writes down how the links do.
+// durable ceiling, exchanges heartbeats and acknowledgements, writes down how the links do, and prunes below the stable point.
 //
 // When the extension has been dropped without region_leave(), it stops the region: its slot would keep WAL for ever.
 #include "pg/catalog.h"
@@ -7,6 +7,7 @@
 #include "pg/guard.h"
 #include "pg/spi.h"
 #include "worker/control.h"
+#include "worker/pruner.h"
 #include "worker/worker.h"
 
 #include <algorithm>
@@ -39,7 +40,7 @@ constexpr int kAppliedEventDays = 7;	   // as long as topics keep events
 class Coordinator
 {
 public:
-	explicit Coordinator(Worker &worker) : worker_(worker), region_(worker.region), control_(worker) {}
+	explicit Coordinator(Worker &worker) : worker_(worker), region_(worker.region), control_(worker), pruner_(worker) {}
 
 	void run()
 	{
@@ -48,6 +49,7 @@ public:
 			{
 				overrideFilterLoad(region_);
 				control_.load();
+				pruner_.load();
 			});
 		// what was committed before the server started counts for wait_for_peers, too
 		uint64_t flushed = version::flushedUpTo(nullptr);
@@ -72,6 +74,7 @@ public:
 			long pause = control_.beat();
 			describeLinks();
 			partitionAppliedEvents();
+			more |= pruner_.step();
 			worker_.wait(more ? 0 : std::min(pause, 1000L));
 		}
 		dissolve();
@@ -467,6 +470,7 @@ private:
 	Worker &worker_;
 	RegionShared *region_;
 	ControlPlane control_;
+	Pruner pruner_;
 	std::vector<Link> links_;
 	std::deque<Child> children_;
 	std::deque<std::pair<uint64_t, TimestampTz>> samples_; // our newest sequence, and its commit, from time to time

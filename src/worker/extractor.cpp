@@ -205,7 +205,23 @@ private:
 		region_->decodedEnd.store(context_->reader->EndRecPtr);
 		if (region_->waiters.load() > 0)
 			ConditionVariableBroadcast(&region_->acks);
+		tellCoordinator();
 		return more;
+	}
+
+	// Once for each watermark that it waits for, and each heartbeat after which something is produced.
+	void tellCoordinator()
+	{
+		uint64_t needs = region_->watermarkNeeds.load();
+		uint64_t said = region_->heartbeatSequence.load();
+		bool settles = needs != 0 && needs != toldNeeds_ && context_->reader->EndRecPtr >= needs;
+		bool isNews = said != toldAfter_ && sequence > said;
+		if (settles)
+			toldNeeds_ = needs;
+		if (isNews)
+			toldAfter_ = said;
+		if (settles || isNews)
+			workerWake(region_->coordinatorLatch);
 	}
 
 	void produced()
@@ -285,6 +301,8 @@ private:
 	std::optional<Checkpoint> pending_;
 	TimestampTz checkedAt_ = 0;
 	uint64_t sent_ = 0; // events handed to the producer
+	uint64_t toldNeeds_ = 0;		   // see tellCoordinator
+	uint64_t toldAfter_ = UINT64_MAX;
 	bool full_ = false;
 	TimestampTz fullSince_ = 0;
 	std::string trouble_;

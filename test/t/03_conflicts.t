@@ -20,6 +20,7 @@ note "MRSYNC_SEED=$seed";
 
 my @regions = qw(us eu ap);
 my $lab = Mrsync::Lab->up(regions => \@regions);
+$lab->keep_memory;    # stamps are read from mrsync.hlc_override
 $lab->tables(<<'SQL', qw(matrix parted toasted hop truncated marker hot hot_parted numbered named));
 CREATE TABLE matrix (id integer PRIMARY KEY, v text);
 CREATE TABLE parted (id integer PRIMARY KEY, v text) PARTITION BY HASH (id);

@@ -188,6 +188,14 @@ sub tables
 	$self->everywhere(join "\n", $ddl, map { "SELECT mrsync.table_add(\$name\$$_\$name\$);" } @names);
 }
 
+# For tests that read tombstones or overrides: a region that never says how far it is keeps the stable point from being there,
+# so nothing is pruned.
+sub keep_memory
+{
+	my ($self) = @_;
+	$self->everywhere("SELECT mrsync.region_connect('nobody')");
+}
+
 # A session that stays open: $s->sql(..), $s->send(..) and later $s->result.
 sub session
 {
