@@ -83,15 +83,15 @@ struct Deadline
 	TimestampTz at;
 
 	explicit Deadline(const Interval *timeout)
-		: at(pgCall(
-			  [&]
-			  {
-				  TimestampTz now = GetCurrentTimestamp();
-				  return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now),
-																 IntervalPGetDatum(timeout)));
-			  }))
 	{
-		if (at < GetCurrentTimestamp())
+		TimestampTz now = GetCurrentTimestamp();
+		at = pgCall(
+			[&]
+			{
+				return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now),
+															   IntervalPGetDatum(timeout)));
+			});
+		if (at < now)
 			throw PgError(ERRCODE_INVALID_PARAMETER_VALUE, "timeout must not be negative")
 				.hint("Give an interval like '30 s'.");
 	}

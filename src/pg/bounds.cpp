@@ -20,7 +20,8 @@ struct alignas(64) BoundShared
 };
 
 BoundShared *bounds = nullptr; // by the number of the backend's PGPROC
-bool published = false;		   // by this process
+BoundShared *mine = nullptr;   // of this process, whose database does not change; null before it has published
+bool published = false;
 
 } // namespace
 
@@ -36,11 +37,14 @@ void boundsShmemInit()
 
 void boundPublish(RegionShared *region)
 {
-	BoundShared &mine = bounds[version::procNumber()];
-	mine.database.store(MyDatabaseId, std::memory_order_relaxed);
+	if (!mine)
+	{
+		mine = &bounds[version::procNumber()];
+		mine->database.store(MyDatabaseId);
+	}
 	// Sequentially consistent, as all readings of the clock are: whoever reads the clock, and then finds no bound here, has
 	// read it before we read it for our stamp.
-	mine.bound.store(region->clock.load());
+	mine->bound.store(region->clock.load());
 	published = true;
 }
 
@@ -48,7 +52,7 @@ void boundClear()
 {
 	if (!published)
 		return;
-	bounds[version::procNumber()].bound.store(0, std::memory_order_release);
+	mine->bound.store(0, std::memory_order_release);
 	published = false;
 }
 

@@ -109,7 +109,7 @@ passes('eu', $hlc);
 my @loads = map
 {
 	my $region = $_;
-	Mrsync::Load->start($lab, $region, clients => 4, rate => 120, scripts => [
+	Mrsync::Load->start($lab, $region, clients => 4, rate => 40, scripts => [
 		[ "INSERT INTO stream (region) VALUES ('$region');\n", 2 ],
 		[ "BEGIN;\nSET LOCAL mrsync.force_override = on;\nINSERT INTO stream (region) VALUES ('$region');\nSAVEPOINT a;\nINSERT INTO stream (region) VALUES ('$region');\nCOMMIT;\n", 1 ],
 		[ "BEGIN;\nINSERT INTO stream (region) VALUES ('$region');\nNOTIFY a;\nCOMMIT;\n", 1 ],
@@ -117,7 +117,7 @@ my @loads = map
 } qw(us ap);
 $lab->wait_for('eu', "SELECT count(DISTINCT region) FROM stream", 2);
 my $eu = $lab->session('eu');
-for my $round (1 .. 60)
+for my $round (1 .. 30)
 {
 	my $at = hlc($round % 2 ? 'us' : 'ap');
 	$eu->sql("SELECT mrsync.wait_for('$at', '170 s')");
@@ -129,7 +129,7 @@ $eu->close;
 $lab->drain;
 is sql('eu', "SELECT count(*) FROM probe p WHERE n <> (SELECT count(*) FROM stream s WHERE s.region = p.source AND pg_xact_commit_timestamp(s.xmin)::mrsync.hlc OPERATOR(mrsync.<=) p.at)"), 0,
 	'after wait_for nothing stamped at or below came any more';
-is sql('eu', 'SELECT count(DISTINCT at), count(*), min(n) < max(n) FROM probe'), '60|120|t', 'in sixty looks';
+is sql('eu', 'SELECT count(DISTINCT at), count(*), min(n) < max(n) FROM probe'), '30|60|t', 'in thirty looks';
 isnt sql('eu', "SELECT count(*) FROM (SELECT pg_xact_commit_timestamp(s.xmin) AS at, max(pg_xact_commit_timestamp(s.xmin)) OVER (PARTITION BY region ORDER BY a.sequence) AS highest FROM stream s JOIN mrsync.applied_event a ON a.region_id = s.region AND a.hlc = pg_xact_commit_timestamp(s.xmin)::mrsync.hlc) x WHERE at < highest"), 0,
 	'commits had overtaken each other';
 
