@@ -88,7 +88,7 @@ COMMENT ON COLUMN mrsync.region.region_id IS 'Its name, part of the names of its
 COMMENT ON COLUMN mrsync.region.is_local IS 'Whether it is this database';
 COMMENT ON COLUMN mrsync.region.replication_group IS 'The group of regions that replicate among themselves; the same in all rows';
 COMMENT ON COLUMN mrsync.region.kafka_brokers IS 'The brokers that hold its topics: host:port, separated by commas';
-COMMENT ON COLUMN mrsync.region.link_origin IS 'The replication origin (pg_replication_origin.roident) under which its rows are written here; NULL for this region';
+COMMENT ON COLUMN mrsync.region.link_origin IS 'The replication origin (pg_replication_origin.roident) under which appliers write its rows here; this region has one, too, for its own rows that come in again after they were held aside';
 COMMENT ON COLUMN mrsync.region.added_at IS 'When it became known here';
 
 -- Read by the output plugin under a historic snapshot, hence a user catalog table.
@@ -298,6 +298,42 @@ COMMENT ON COLUMN mrsync.apply_error.last_failed_at IS 'When it was tried last, 
 COMMENT ON COLUMN mrsync.apply_error.waits_for IS 'The earlier event of the same transaction and row (or table, where it has a TRUNCATE) that has to be applied first; NULL: none';
 COMMENT ON COLUMN mrsync.apply_error.retry_at IS 'When it is tried again, if it waits for no other';
 
+-- Rows that are not in their table, because others exclude them. The columns that appliers read past the executor come first.
+CREATE TABLE mrsync.row_aside (
+	aside_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	relation regclass NOT NULL,
+	key_hash bigint NOT NULL,
+	row_pk json NOT NULL,
+	region_id text COLLATE "C" NOT NULL,
+	hlc mrsync.hlc NOT NULL,
+	holder_hash bigint,
+	holder_pk json NOT NULL,
+	constraint_name text NOT NULL,
+	image json NOT NULL,
+	message text NOT NULL,
+	hint text,
+	held_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	retry_at timestamptz NOT NULL DEFAULT '-infinity'
+);
+CREATE INDEX row_aside_key ON mrsync.row_aside (relation, key_hash);
+CREATE INDEX row_aside_holder ON mrsync.row_aside (relation, holder_hash);
+CREATE INDEX row_aside_due ON mrsync.row_aside (hlc) WHERE holder_hash IS NULL;
+COMMENT ON TABLE mrsync.row_aside IS 'Rows held aside: each has a unique key, or overlaps by an exclusion constraint, that a row with a higher stamp has taken in its table. The same in all regions once they are drained. A row comes in by itself when its holder is changed or deleted';
+COMMENT ON COLUMN mrsync.row_aside.aside_id IS 'Its number';
+COMMENT ON COLUMN mrsync.row_aside.relation IS 'The replicated table';
+COMMENT ON COLUMN mrsync.row_aside.key_hash IS 'Hash of its primary key, by the key types'' own equality';
+COMMENT ON COLUMN mrsync.row_aside.row_pk IS 'Its primary key, values as text';
+COMMENT ON COLUMN mrsync.row_aside.region_id IS 'Where it was written';
+COMMENT ON COLUMN mrsync.row_aside.hlc IS 'Its stamp; with the region it is the row''s version, in the table or not';
+COMMENT ON COLUMN mrsync.row_aside.holder_hash IS 'Hash of the primary key of the row that keeps it out; NULL: that one has left, and this one is about to be tried';
+COMMENT ON COLUMN mrsync.row_aside.holder_pk IS 'The primary key of a row in the table that keeps it out; where there are several, which of them depends on what came first';
+COMMENT ON COLUMN mrsync.row_aside.constraint_name IS 'The unique index or exclusion constraint by which it does; several are separated by commas';
+COMMENT ON COLUMN mrsync.row_aside.image IS 'The whole row, values as text';
+COMMENT ON COLUMN mrsync.row_aside.message IS 'Why it is held aside';
+COMMENT ON COLUMN mrsync.row_aside.hint IS 'What to do; NULL: nothing is known';
+COMMENT ON COLUMN mrsync.row_aside.held_at IS 'Since when, by this server''s clock';
+COMMENT ON COLUMN mrsync.row_aside.retry_at IS 'If its holder has left: when it is tried. It lies ahead after a failure, which the message tells';
+
 CREATE TABLE mrsync.conflict_log (
 	conflict_id uuid NOT NULL PRIMARY KEY,
 	conflict_type text NOT NULL,
@@ -315,15 +351,17 @@ CREATE TABLE mrsync.conflict_log (
 	resolution_strategy text NOT NULL,
 	winner_region text COLLATE "C" NOT NULL,
 	winner_event_id uuid,
-	resolved_at timestamptz NOT NULL DEFAULT clock_timestamp()
+	resolved_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	constraint_name text,
+	other_pk jsonb
 );
 CREATE INDEX conflict_log_table ON mrsync.conflict_log (table_name, resolved_at);
 CREATE INDEX conflict_log_time ON mrsync.conflict_log (resolved_at);
-COMMENT ON TABLE mrsync.conflict_log IS 'Concurrent changes of one row that met here. Side b is the one with the higher (hlc, region), side a the other; there is no side a where an UPDATE or DELETE met neither a row nor the memory of one';
-COMMENT ON COLUMN mrsync.conflict_log.conflict_id IS 'Made from table, key and both versions, so the same in every region that met this conflict';
-COMMENT ON COLUMN mrsync.conflict_log.conflict_type IS 'What came and what it found: insert_exists, update_origin_differs, delete_origin_differs, update_deleted, delete_missing or update_missing';
+COMMENT ON TABLE mrsync.conflict_log IS 'Concurrent changes of one row, or of two rows that exclude each other, that met here. Side b is the one with the higher (hlc, region), side a the other; there is no side a where an UPDATE or DELETE met neither a row nor the memory of one';
+COMMENT ON COLUMN mrsync.conflict_log.conflict_id IS 'Made from table, key or keys and both versions, so the same in every region that met this conflict';
+COMMENT ON COLUMN mrsync.conflict_log.conflict_type IS 'What came and what it found: insert_exists, update_origin_differs, delete_origin_differs, update_deleted, delete_missing or update_missing; where constraint_name is given: insert_exists, update_exists or multiple_unique_conflicts';
 COMMENT ON COLUMN mrsync.conflict_log.table_name IS 'The table, with its schema';
-COMMENT ON COLUMN mrsync.conflict_log.row_pk IS 'The row''s key, values as text';
+COMMENT ON COLUMN mrsync.conflict_log.row_pk IS 'The row''s key, values as text; of two rows that exclude each other: of side a, which is held aside';
 COMMENT ON COLUMN mrsync.conflict_log.event_id_a IS 'NULL where this region cannot know it (a version found as a row)';
 COMMENT ON COLUMN mrsync.conflict_log.event_id_b IS 'NULL where this region cannot know it (a version found as a row)';
 COMMENT ON COLUMN mrsync.conflict_log.region_a IS 'Where side a was written; NULL: there is no side a';
@@ -332,11 +370,13 @@ COMMENT ON COLUMN mrsync.conflict_log.hlc_a IS 'Stamp of side a; NULL: there is 
 COMMENT ON COLUMN mrsync.conflict_log.hlc_b IS 'Stamp of side b';
 COMMENT ON COLUMN mrsync.conflict_log.image_a IS 'The row as side a has it, values as text; NULL: deleted, or there is no side a';
 COMMENT ON COLUMN mrsync.conflict_log.image_b IS 'The row as side b has it, values as text; NULL: deleted';
-COMMENT ON COLUMN mrsync.conflict_log.result IS 'The row as it is after the resolution; NULL: no row';
+COMMENT ON COLUMN mrsync.conflict_log.result IS 'The row as it is after the resolution; NULL: no row; of two rows that exclude each other: the one in the table';
 COMMENT ON COLUMN mrsync.conflict_log.resolution_strategy IS 'How it was decided: last_writer_wins';
 COMMENT ON COLUMN mrsync.conflict_log.winner_region IS 'Where the winning side was written; under last_writer_wins that is side b';
 COMMENT ON COLUMN mrsync.conflict_log.winner_event_id IS 'The winning event; NULL where this region cannot know it';
 COMMENT ON COLUMN mrsync.conflict_log.resolved_at IS 'When this region met and resolved it, by this server''s clock';
+COMMENT ON COLUMN mrsync.conflict_log.constraint_name IS 'The unique index or exclusion constraint by which the rows of both sides exclude each other; several are separated by commas; NULL: both sides are of one row';
+COMMENT ON COLUMN mrsync.conflict_log.other_pk IS 'The key of side b''s row, where both sides are not of one row';
 
 
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -446,7 +486,7 @@ COMMENT ON FUNCTION mrsync.region_connect(text, text) IS 'Makes another region o
 
 CREATE FUNCTION mrsync.region_leave() RETURNS void
 LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_region_leave';
-COMMENT ON FUNCTION mrsync.region_leave() IS 'The opposite of region_init, to be called before DROP EXTENSION: ends the workers (waits 30 s at most), drops the slot and the replication origins, takes all tables out of replication, and forgets peers, links, positions, tombstones and parked events; the tables'' rows, the conflict log and the Kafka topics stay. What was committed here and not yet sent is sent no more: call wait_for_peers() before. Superusers only, outside of a transaction block; may be called again after a failure. Errors: 55000 no region, 55006 a worker does not end. Example: SELECT mrsync.region_leave();';
+COMMENT ON FUNCTION mrsync.region_leave() IS 'The opposite of region_init, to be called before DROP EXTENSION: ends the workers (waits 30 s at most), drops the slot and the replication origins, takes all tables out of replication, and forgets peers, links, positions, tombstones, parked events and rows held aside; the tables'' rows, the conflict log and the Kafka topics stay. What was committed here and not yet sent is sent no more: call wait_for_peers() before. Superusers only, outside of a transaction block; may be called again after a failure. Errors: 55000 no region, 55006 a worker does not end. Example: SELECT mrsync.region_leave();';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Tables
@@ -464,7 +504,7 @@ COMMENT ON COLUMN mrsync.former_identity.index IS 'That index; NULL: none';
 
 CREATE FUNCTION mrsync.table_add(relation regclass, strategy text DEFAULT 'last_writer_wins') RETURNS void
 LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_table_add';
-COMMENT ON FUNCTION mrsync.table_add(regclass, text) IS 'Replicates a table from now on: sets REPLICA IDENTITY FULL and creates the triggers that remember deletes, on its partitions, too. Rows that are there already are not sent. By the table''s owner or a superuser; to be called in each region, in any order. Locks out writers (not readers) until the transaction ends, and waits for those in progress, lock_timeout at most. Large values cost WAL at every change of their row. Errors: 55000 no region, no primary key or a deferrable one; 42809 not a plain or partitioned permanent table; 0A000 inheritance, FORCE ROW LEVEL SECURITY, a deferrable unique or exclusion constraint, a key that cannot be hashed or has a nondeterministic collation; 22023 unknown strategy; 42501 not the owner. Adding twice: a NOTICE. Example: SELECT mrsync.table_add(''shop.orders'');';
+COMMENT ON FUNCTION mrsync.table_add(regclass, text) IS 'Replicates a table from now on: sets REPLICA IDENTITY FULL and creates the triggers that remember deletes, on its partitions, too. Rows that are there already are not sent. By the table''s owner or a superuser; to be called in each region, in any order. Locks out writers (not readers) until the transaction ends, and waits for those in progress, lock_timeout at most. Large values cost WAL at every change of their row. Errors: 55000 no region, no primary key or a deferrable one; 42809 not a plain or partitioned permanent table; 0A000 inheritance, FORCE ROW LEVEL SECURITY, a key that cannot be hashed or has a nondeterministic collation; 22023 unknown strategy; 42501 not the owner. Adding twice: a NOTICE. Example: SELECT mrsync.table_add(''shop.orders'');';
 
 CREATE FUNCTION mrsync.table_add_all(schema_name text) RETURNS integer
 LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_table_add_all';
@@ -612,6 +652,7 @@ SELECT l.link_id, l.source_region, l.target_region,
 		ELSE l.lag_ms * interval '1 ms'
 	END AS lag,
 	CASE WHEN l.target_region = here.region_id THEN parked.n END AS parked,
+	(SELECT count(*) FROM mrsync.row_aside e WHERE e.region_id = l.source_region) AS held_aside,
 	l.last_acked_event_id,
 	CASE WHEN l.target_region = here.region_id THEN pos.committed_at ELSE a.committed_at END AS applied_up_to,
 	CASE WHEN l.target_region = here.region_id THEN w.last_error ELSE x.last_error END AS last_error
@@ -624,7 +665,7 @@ LEFT JOIN mrsync.link_position pos ON pos.source_region = l.source_region
 LEFT JOIN mrsync.acknowledgement a ON a.region_id = l.target_region AND a.source_region = l.source_region
 CROSS JOIN LATERAL (SELECT count(*) AS n FROM mrsync.apply_error e WHERE e.source_region = l.source_region) parked
 ORDER BY direction, l.source_region, l.target_region;
-COMMENT ON VIEW mrsync.link_status IS 'The links from and to this region at a glance. state: streaming (nothing left to do), catching up, paused, waiting: what for, stalled: for how long, down: why, degraded: why. lag: since the commit of the oldest event that the target has not applied. parked: events in apply_error (incoming links). applied_up_to: commit time, at its source, of the newest event that the target has applied';
+COMMENT ON VIEW mrsync.link_status IS 'The links from and to this region at a glance. state: streaming (nothing left to do), catching up, paused, waiting: what for, stalled: for how long, down: why, degraded: why. lag: since the commit of the oldest event that the target has not applied. parked: events in apply_error (incoming links). held_aside: rows of the source in row_aside here. applied_up_to: commit time, at its source, of the newest event that the target has applied';
 COMMENT ON COLUMN mrsync.link_status.link_id IS 'For link_pause(), link_resume() and link_remove()';
 COMMENT ON COLUMN mrsync.link_status.source_region IS 'Whose events travel';
 COMMENT ON COLUMN mrsync.link_status.target_region IS 'Where they are applied';
@@ -633,6 +674,7 @@ COMMENT ON COLUMN mrsync.link_status.status IS 'What the link is set to (active,
 COMMENT ON COLUMN mrsync.link_status.state IS 'What it is doing: streaming, catching up, paused, waiting: what for, stalled: for how long, down: why, degraded: why';
 COMMENT ON COLUMN mrsync.link_status.lag IS 'Time since the commit of the oldest event that the target has not applied; 0 when there is none; NULL before the first measurement';
 COMMENT ON COLUMN mrsync.link_status.parked IS 'Events of the source in apply_error; NULL on outgoing links';
+COMMENT ON COLUMN mrsync.link_status.held_aside IS 'Rows written by the source that are held aside in this region (row_aside): a row with a higher stamp excludes each. The link is in order; the rows need a decision';
 COMMENT ON COLUMN mrsync.link_status.last_acked_event_id IS 'The newest event of the source that the target has applied and acknowledged';
 COMMENT ON COLUMN mrsync.link_status.applied_up_to IS 'When that event was committed, by the source''s clock';
 COMMENT ON COLUMN mrsync.link_status.last_error IS 'Last error of the applier (incoming) or of the extractor (outgoing); may be of an earlier run';

@@ -106,55 +106,6 @@ void dropSlotIfThere(const std::string &slot)
 	spi::query("SELECT pg_catalog.pg_drop_replication_slot($1::name)", {slot});
 }
 
-void regionInit(const std::string &region, const std::string &brokers, const std::string &group)
-{
-	requireNoTransactionBlock("region_init", "It creates a replication slot, which no rollback takes back.");
-	requireSuperuser("region_init");
-	checkName("region_id", region);
-	checkName("replication_group", group);
-	if (GetDatabaseEncoding() != PG_UTF8)
-		throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the encoding of this database is not UTF8")
-			.detail(std::string("It is ") + GetDatabaseEncodingName() +
-					"; every region must be able to store what any other can.")
-			.hint("Create the region in a database made with ENCODING 'UTF8'.");
-	lockRegionCalls();
-	if (std::optional<std::string> former = localRegion())
-		throw PgError(ERRCODE_DUPLICATE_OBJECT, "this database is region \"" + *former + "\" already")
-			.hint(*former == region
-					  ? "Nothing is to be done. SELECT * FROM mrsync.worker_status shows how it is."
-					  : "A database is one region for its life. To give it up, call mrsync.region_leave().");
-	if (!spi::query("SELECT FROM mrsync.region WHERE region_id = $1", {region}).empty())
-		throw PgError(ERRCODE_DUPLICATE_OBJECT, "region \"" + region + "\" is known here as a peer")
-			.hint("Choose a region_id that no other region has.");
-	checkSettings();
-	if (!myRegion())
-		regionFree(); // rather now than at the commit; it may be taken until then
-	checkBrokers(brokers);
-	std::string topic = "mrsync." + group + "." + region;
-	for (const std::string &name : {topic, topic + ".control"})
-	{
-		kafka::Topic made = askBroker(
-			brokers, [&] { return kafka::topicCreate({brokers, guc::kafkaOptions}, name, kafka::TopicSettings{}, kBrokerTimeoutMs); });
-		if (!made.risk.empty())
-			notice(WARNING, "Kafka topic \"" + name + "\" may lose events before they are read: " + made.risk,
-				   "What a reader finds gone stops its link.",
-				   "Set retention.ms above the longest absence of a region that you want to survive, and retention.bytes to -1.");
-		if (made.created == kafka::TopicCreated::Existed)
-			notice(NOTICE, "Kafka topic \"" + name + "\" exists already and is used as it is",
-				   "A region of this name has written to it before.",
-				   "If that was another database, choose another region_id, or delete the topic first.");
-	}
-	std::string slot = mySlotName();
-	dropSlotIfThere(slot);
-	dropSlotAtAbort(slot); // it would keep WAL for ever
-	spi::query("SELECT pg_catalog.pg_create_logical_replication_slot($1::name, 'mrsync')", {slot});
-	spi::execute("INSERT INTO mrsync.region (region_id, is_local, replication_group, kafka_brokers) "
-				 "VALUES ($1, true, $2, $3)",
-				 {region, group, brokers});
-	spi::execute("INSERT INTO mrsync.extractor_position DEFAULT VALUES ON CONFLICT DO NOTHING");
-	registerAtCommit(region, group);
-}
-
 std::string originName(const std::string &region) { return mySlotName() + "_" + region; }
 
 // Until the end of the transaction nobody else makes a peer known; readers are not in the way, nor are new links.
@@ -190,6 +141,81 @@ void checkOriginLimit(const std::string &origin)
 						  {setting, std::to_string(std::stoi(*rows[0][1]) * 2 + 8)})[0][0]);
 }
 
+// The origin under which rows of a region are written here by appliers.
+std::string originCreate(const std::string &region)
+{
+	std::string origin = originName(region);
+	return std::to_string(pgCall(
+		[&]
+		{
+			RepOriginId known = replorigin_by_name(origin.c_str(), true);
+			return known != InvalidRepOriginId ? known : replorigin_create(origin.c_str());
+		}));
+}
+
+void regionInit(const std::string &region, const std::string &brokers, const std::string &group)
+{
+	requireNoTransactionBlock("region_init", "It creates a replication slot, which no rollback takes back.");
+	requireSuperuser("region_init");
+	checkName("region_id", region);
+	checkName("replication_group", group);
+	if (GetDatabaseEncoding() != PG_UTF8)
+		throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the encoding of this database is not UTF8")
+			.detail(std::string("It is ") + GetDatabaseEncodingName() +
+					"; every region must be able to store what any other can.")
+			.hint("Create the region in a database made with ENCODING 'UTF8'.");
+	lockRegionCalls();
+	if (std::optional<std::string> former = localRegion())
+		throw PgError(ERRCODE_DUPLICATE_OBJECT, "this database is region \"" + *former + "\" already")
+			.hint(*former == region
+					  ? "Nothing is to be done. SELECT * FROM mrsync.worker_status shows how it is."
+					  : "A database is one region for its life. To give it up, call mrsync.region_leave().");
+	if (!spi::query("SELECT FROM mrsync.region WHERE region_id = $1", {region}).empty())
+		throw PgError(ERRCODE_DUPLICATE_OBJECT, "region \"" + region + "\" is known here as a peer")
+			.hint("Choose a region_id that no other region has.");
+	checkSettings();
+	checkOriginLimit(originName(region));
+	checkBrokers(brokers);
+	std::string topic = "mrsync." + group + "." + region;
+	for (const std::string &name : {topic, topic + ".control"})
+	{
+		kafka::TopicCreated created = askBroker(
+			brokers, [&] { return kafka::topicCreate({brokers, guc::kafkaOptions}, name, kafka::TopicSettings{}, kBrokerTimeoutMs); });
+		if (created == kafka::TopicCreated::Existed)
+			notice(NOTICE, "Kafka topic \"" + name + "\" exists already and is used as it is",
+				   "A region of this name has written to it before.",
+				   "If that was another database, choose another region_id, or delete the topic first.");
+	}
+	std::string slot = mySlotName();
+	dropSlotIfThere(slot);
+	spi::query("SELECT pg_catalog.pg_create_logical_replication_slot($1::name, 'mrsync')", {slot});
+	std::exception_ptr failure;
+	try
+	{
+		inSubtransaction(
+			[&]
+			{
+				// For rows of its own that appliers write again. A place is taken for it now: after a crash, recovery would
+				// fail without one.
+				spi::execute("INSERT INTO mrsync.region (region_id, is_local, replication_group, kafka_brokers, link_origin) "
+							 "VALUES ($1, true, $2, $3, $4::oid)",
+							 {region, group, brokers, originCreate(region)});
+				spi::query("SELECT pg_catalog.pg_replication_origin_advance($1, '0/1')", {originName(region)});
+				spi::execute("INSERT INTO mrsync.extractor_position DEFAULT VALUES ON CONFLICT DO NOTHING");
+			});
+	}
+	catch (...)
+	{
+		failure = std::current_exception();
+	}
+	if (failure)
+	{
+		dropSlotIfThere(slot); // it would keep WAL for ever
+		std::rethrow_exception(failure);
+	}
+	registerAtCommit(region, group);
+}
+
 void regionConnect(const std::string &region, const std::optional<std::string> &brokersGiven)
 {
 	(void)requireRegion();
@@ -207,18 +233,11 @@ void regionConnect(const std::string &region, const std::optional<std::string> &
 	std::string brokers = brokersGiven.value_or(*mine[0][2]);
 	checkBrokers(brokers);
 	checkPeerLimit();
-	std::string origin = originName(region);
-	checkOriginLimit(origin);
+	checkOriginLimit(originName(region));
 	AsSuperuser rights;
-	RepOriginId id = pgCall(
-		[&]
-		{
-			RepOriginId known = replorigin_by_name(origin.c_str(), true);
-			return known != InvalidRepOriginId ? known : replorigin_create(origin.c_str());
-		});
 	spi::execute("INSERT INTO mrsync.region (region_id, is_local, replication_group, kafka_brokers, link_origin) "
 				 "VALUES ($1, false, $2, $3, $4::oid)",
-				 {region, mine[0][1], brokers, std::to_string(id)});
+				 {region, mine[0][1], brokers, originCreate(region)});
 	wakeAtCommit(); // the coordinator makes the origin known to all processes
 }
 
@@ -293,7 +312,7 @@ void regionLeave()
 	spi::execute("TRUNCATE mrsync.region, mrsync.replicated_table, mrsync.former_identity, mrsync.replication_link, "
 				 "mrsync.link_position, mrsync.extractor_position, mrsync.control_position, mrsync.heartbeat, "
 				 "mrsync.acknowledgement, mrsync.applied_event, mrsync.tombstone, mrsync.hlc_override, "
-				 "mrsync.apply_error");
+				 "mrsync.apply_error, mrsync.row_aside");
 	spi::Rows origins = spi::query(
 		"SELECT roname FROM pg_catalog.pg_replication_origin WHERE pg_catalog.starts_with(roname, $1)",
 		{mySlotName() + "_"});

@@ -220,18 +220,6 @@ void checkKey(Oid relation, const std::string &name)
 	}
 }
 
-// The server checks a deferrable constraint a second time by a trigger, and the role that the applier runs in switches
-// that trigger off: two equal keys would be in every region, and nobody would notice.
-void checkConstraints(Oid relation, const std::string &name)
-{
-	for (const spi::Row &row : spi::query("SELECT pg_catalog.quote_ident(conname) FROM pg_catalog.pg_constraint WHERE "
-										  "conrelid = $1::oid AND contype IN ('u', 'x') AND condeferrable",
-										  {oidText(relation)}))
-		refuse(ERRCODE_FEATURE_NOT_SUPPORTED, name + " cannot be replicated",
-			   "Its constraint " + *row[0] + " is DEFERRABLE, and could not be kept for changes of other regions.",
-			   "ALTER TABLE " + name + " DROP CONSTRAINT " + *row[0] + "; and add it again as NOT DEFERRABLE.");
-}
-
 // Everything that must hold for a replicated table; throws Refused.
 void check(Oid relation)
 {
@@ -239,7 +227,6 @@ void check(Oid relation)
 	checkKind(relation, name);
 	checkMembers(relation, name);
 	checkKey(relation, name);
-	checkConstraints(relation, name);
 }
 
 // Sets pg_class.relreplident and pg_index.indisreplident, as ALTER TABLE … REPLICA IDENTITY does, but without its
@@ -635,6 +622,7 @@ void droppedTablesForget()
 		spi::execute("DELETE FROM mrsync.replicated_table WHERE relation = $1::oid", {row[0]});
 		spi::execute("DELETE FROM mrsync.former_identity WHERE relation = $1::oid", {row[0]});
 		spi::execute("DELETE FROM mrsync.tombstone WHERE relation = $1::oid", {row[0]});
+		spi::execute("DELETE FROM mrsync.row_aside WHERE relation = $1::oid", {row[0]});
 	}
 	if (!rows.empty())
 		wakeAtCommit();

@@ -14,6 +14,7 @@ ConflictType conflictOf(LocalKind local, bool deletes, bool updates)
 	case LocalKind::Absent:
 		return deletes ? ConflictType::DeleteMissing : updates ? ConflictType::UpdateMissing : ConflictType::None;
 	case LocalKind::Live:
+	case LocalKind::Aside:
 		return deletes   ? ConflictType::DeleteOriginDiffers
 		       : updates ? ConflictType::UpdateOriginDiffers
 		                 : ConflictType::InsertExists;

@@ -25,6 +25,7 @@ enum class LocalKind
 	Absent,	   // no row, no memory of one
 	Live,	   // a row
 	Tombstone, // no row, and the memory of its deletion (or of a truncation)
+	Aside,	   // a row that is not in the table, because another one excludes it (core/exclusion.h)
 };
 
 struct LocalState
@@ -53,10 +54,10 @@ const char *toText(ConflictType type); // "insert_exists", ...; "none"
 
 enum class Action
 {
-	Insert,			// there is no row: write the after image
+	Insert,			// no row in the table: write the after image
 	Overwrite,		// there is a row: replace it by the after image
 	Delete,			// there is a row: delete it
-	RememberDelete, // there is no row: write a tombstone, so that an older event that comes later does not resurrect it
+	RememberDelete, // no row in the table: write a tombstone, so that an older event that comes later does not resurrect it
 	Keep,			// what is here stays
 };
 

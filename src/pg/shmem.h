@@ -35,7 +35,7 @@ struct OverrideFilter
 
 constexpr uint32_t kFreedOrigin = PG_UINT16_MAX + 1; // beyond every RepOriginId
 
-struct OriginShared // a replication origin that an applier of ours writes under
+struct OriginShared // a replication origin that an applier of ours writes under; one stands for this region itself
 {
 	std::atomic<uint32_t> origin; // RepOriginId; kFreedOrigin: free again; 0: free, as are all behind it. Written last.
 	char region[kRegionIdLength];
@@ -99,7 +99,8 @@ struct RegionShared
 	std::atomic<Latch *> coordinatorLatch;
 	ConditionVariable acks; // broadcast when a peer acknowledged, or decodedEnd moved while someone waits
 	std::atomic<uint32_t> waiters; // sessions in wait_for_peers
-	OriginShared origins[kMaxPeers];
+	std::atomic<int64_t> asideLookedAt; // when an applier last looked whether rows held aside are free
+	OriginShared origins[kMaxPeers + 1];
 	PeerShared peers[kMaxPeers];
 	WorkerShared workers[kMaxWorkers];
 	OverrideFilter filter;
@@ -137,6 +138,7 @@ void ceilingEnsure(RegionShared *region, Hlc atLeast);
 bool originsSet(RegionShared *region, const std::map<RepOriginId, std::string> &peers); // all; false: not all have a place
 void originRegister(RegionShared *region, RepOriginId origin, const std::string &peer); // one
 const char *originRegion(const RegionShared *region, RepOriginId origin); // null: not ours; good for a moment
+RepOriginId originOf(const RegionShared *region, const std::string &of); // InvalidRepOriginId: not known
 
 PeerShared *peerShared(RegionShared *region, const std::string &peer, bool create); // null: unknown, or no place
 

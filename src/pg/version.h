@@ -107,6 +107,15 @@ inline void initEvalPlanQual(EPQState *state, EState *estate)
 #endif
 }
 
+inline IndexScanDesc beginIndexScan(Relation table, Relation index, Snapshot snapshot, int keys)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(table, index, snapshot, nullptr, keys, 0);
+#else
+	return index_beginscan(table, index, snapshot, keys, 0);
+#endif
+}
+
 inline Oid primaryKeyIndex(Relation relation)
 {
 #if PG_VERSION_NUM >= 180000

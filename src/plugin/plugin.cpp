@@ -247,7 +247,7 @@ public:
 		if (!peer)
 			return false;
 		XLogReaderState *reader = context->reader;
-		if (XLogRecGetRmid(reader) == RM_XACT_ID)
+		if (XLogRecGetRmid(reader) == RM_XACT_ID && strcmp(peer, region_->region) != 0)
 		{
 			uint8 info = XLogRecGetInfo(reader) & XLOG_XACT_OPMASK;
 			if (info == XLOG_XACT_COMMIT || info == XLOG_XACT_COMMIT_PREPARED)

@@ -42,6 +42,24 @@ namespace
 constexpr size_t kMostRecords = 1000; // taken from the consumer at a time
 constexpr long kRetryFirstMs = 10;
 constexpr long kRetryLongestMs = 5000;
+constexpr int kMostReleases = 100; // of rows held aside, between what comes from the topic
+constexpr int64_t kLookAside = USECS_PER_SEC;
+
+template <typename F> auto inTransaction(F &&f)
+{
+	WorkerTransaction transaction;
+	if constexpr (std::is_void_v<std::invoke_result_t<F &>>)
+	{
+		f();
+		transaction.commit();
+	}
+	else
+	{
+		auto result = f();
+		transaction.commit();
+		return result;
+	}
+}
 
 class Applier
 {
@@ -73,7 +91,7 @@ public:
 				trouble_ = "no answer from the broker: " + *polled.lastError;
 			worker_.shared->caughtUp.store(isCaughtUp(polled));
 			worker_.state(trouble_);
-			long pause = std::min(acknowledge(polled.records == 0), retryParked());
+			long pause = std::min({acknowledge(polled.records == 0), retryParked(), releaseAside()});
 			worker_.wait(polled.records > 0 ? 0 : pause);
 		}
 	}
@@ -101,6 +119,9 @@ private:
 				throw PgError(ERRCODE_UNDEFINED_OBJECT, "region " + worker_.peer + " is not known here");
 			brokers = *peers[0][0];
 			origin_ = static_cast<RepOriginId>(std::stoul(*peers[0][1]));
+			spi::Rows mine = spi::query("SELECT link_origin FROM mrsync.region WHERE is_local");
+			if (!mine.empty() && mine[0][0])
+				originRegister(region_, static_cast<RepOriginId>(std::stoul(*mine[0][0])), region_->region);
 			topic_ = std::string("mrsync.") + region_->group + "." + worker_.peer;
 			spi::Rows position =
 				spi::query("SELECT next_offset, incarnation, sequence, hlc::bigint, committed_at::mrsync.hlc::bigint "
@@ -191,6 +212,8 @@ private:
 		clockAdopt(region_, inbox_.last().hlc);
 		applyUntilDone(nextOffset);
 		inbox_.clear();
+		if (asideAt_ == 0)
+			releaseAside();
 	}
 
 	// From here on the link is behind by this transaction, however long a user's lock or a clock keeps it from being applied.
@@ -283,6 +306,8 @@ private:
 					throw;
 			}
 		}
+		if (apply_.takeFreed())
+			asideAt_ = 0; // at once
 		const ChangeEvent &last = inbox_.last();
 		nextOffset_ = nextOffset;
 		chain_.applied(last.tx.sequence);
@@ -301,7 +326,7 @@ private:
 	// One source transaction as one local transaction. oneByOne: an event that fails is parked, the others go on.
 	void applyOnce(int64_t nextOffset, bool oneByOne)
 	{
-		begin();
+		begin(origin_);
 		uint64_t parked = 0;
 		const SeenVector seen = inbox_.first().tx.seen.value_or(SeenVector{});
 		const ChangeEvent &last = inbox_.last();
@@ -317,19 +342,26 @@ private:
 						MemoryContextReset(eventContext_);
 					});
 		}
+		if (!oneByOne && apply_.takeFreed())
+		{
+			apply_.releaseOwn(Version{last.hlc, worker_.peer});
+			asideAt_ = 0;
+		}
 		recordPosition({worker_.peer, topic_, nextOffset, chain_.incarnation(), last.tx.sequence,
 						std::max(highest_, last.hlc), last.id, last.committedAt});
 		commit(last.tx.sequence, last.hlc);
 		worker_.shared->parked.fetch_add(parked, std::memory_order_relaxed);
 	}
 
-	void begin()
+	// origin: of the region whose version is written. The session is always that of the link's own, which keeps nothing
+	// there but what commit() says.
+	void begin(RepOriginId origin)
 	{
 		clockApplierMode(true);
 		pgCall(
 			[&]
 			{
-				replorigin_session_origin = origin_;
+				replorigin_session_origin = origin;
 				SetCurrentStatementStartTimestamp();
 				StartTransactionCommand();
 				deadlockWatchStart();
@@ -411,17 +443,19 @@ private:
 		{
 			try
 			{
-				begin();
+				begin(origin_);
 				std::optional<ChangeEvent> event = parkedHold(id);
 				if (!event)
 				{
 					abort();
 					continue;
 				}
-				apply_.event(*event, event->tx.seen.value_or(SeenVector{}), true);
+				apply_.event(*event, event->tx.seen.value_or(SeenVector{}), Apply::From::Parked);
 				unpark(id);
 				commit(InvalidXLogRecPtr, event->hlc);
 				some = true;
+				if (apply_.takeFreed())
+					asideAt_ = 0;
 			}
 			catch (const PgError &error)
 			{
@@ -431,6 +465,74 @@ private:
 		}
 		retryAt_ = some ? 0 : GetCurrentTimestamp() + USECS_PER_SEC;
 		return some ? 0 : 1000;
+	}
+
+	// Rows held aside whose holder has left are placed anew, the highest first, each in a transaction with its own version.
+	// What users' writes have freed is found by looking, once a second in one applier of the region. Returns how long it
+	// can wait.
+	long releaseAside()
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		if (now < asideAt_)
+			return (asideAt_ - now) / 1000 + 1;
+		for (int i = 0; i < kMostReleases; ++i)
+		{
+			std::optional<AsideDue> due = inTransaction([] { return asideDue(); });
+			if (!due)
+			{
+				if (lookAside(now))
+					continue;
+				asideAt_ = now + kLookAside;
+				return 1000;
+			}
+			try
+			{
+				RepOriginId origin = originOf(region_, due->version.region);
+				if (origin == InvalidRepOriginId)
+					throw PgError(ERRCODE_UNDEFINED_OBJECT, "region " + due->version.region + " is not known here");
+				begin(origin);
+				if (apply_.release(due->id))
+					commit(InvalidXLogRecPtr, due->version.hlc);
+				else
+					abort();
+			}
+			catch (const PgError &error)
+			{
+				abort();
+				if (isRetryable(error))
+					return kRetryFirstMs;
+				inTransaction([&] { asideFailed(due->id, error, isTaken(error) ? 1 : guc::applyErrorRetrySeconds); });
+			}
+		}
+		return 0;
+	}
+
+	// Looks at some rows held aside, whether they might be free by now; false: none is.
+	bool lookAside(TimestampTz now)
+	{
+		int64_t last = region_->asideLookedAt.load();
+		if (now - last < kLookAside || !region_->asideLookedAt.compare_exchange_strong(last, now))
+			return false;
+		bool some = false;
+		std::vector<AsideWaiting> waiting = inTransaction([&] { return asideWaiting(asideLookedUpTo_); });
+		for (const AsideWaiting &row : waiting)
+		{
+			bool isDue = row.deleted;
+			try
+			{
+				apply_.sweep();
+				isDue = isDue || inTransaction([&] { return apply_.isReleasable(row.id); });
+			}
+			catch (const PgError &error)
+			{
+				isDue = !isRetryable(error); // the attempt says what is wrong
+			}
+			if (isDue)
+				inTransaction([&] { asideIsDue(row.id); });
+			some |= isDue;
+		}
+		asideLookedUpTo_ = waiting.size() < kAsideLooks ? "0" : waiting.back().id;
+		return some;
 	}
 
 	Worker &worker_;
@@ -449,6 +551,8 @@ private:
 	uint64_t acknowledged_ = 0;
 	TimestampTz acknowledgedAt_ = 0;
 	TimestampTz retryAt_ = 0;
+	TimestampTz asideAt_ = 0;
+	std::string asideLookedUpTo_ = "0"; // aside_id
 	std::string trouble_;
 	MemoryContext eventContext_ = nullptr;
 };

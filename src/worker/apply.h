@@ -7,6 +7,7 @@
 #include "core/event.h"
 #include "core/resolver.h"
 #include "pg/shmem.h"
+#include "worker/aside.h"
 #include "worker/target.h"
 
 namespace mrsync
@@ -15,14 +16,33 @@ namespace mrsync
 class Apply
 {
 public:
+	// Whence an event comes. If not from the topic, the rest of its transaction was applied before, in another local one; a
+	// row that carries its very version was written by an earlier event of it, since the later ones on that row wait.
+	enum class From
+	{
+		Topic,
+		Parked,
+		Aside, // not the event itself, but the row that it made
+	};
+
 	explicit Apply(RegionShared *region) : region_(region) {}
 
 	// Between transactions; after the rollback of a subtransaction.
-	void sweep() { targets_.sweep(); }
-	void locksGone() { targets_.locksGone(); }
-	// seen: of the event's transaction. retried: the rest of its transaction was applied before, in another local one; a
-	// row that carries its very version was written by an earlier event of it, since the later ones on that row wait.
-	void event(const ChangeEvent &event, const SeenVector &seen, bool retried = false);
+	void sweep();
+	void locksGone();
+	// seen: of the event's transaction.
+	void event(const ChangeEvent &event, const SeenVector &seen, From from = From::Topic);
+
+	// ---- rows held aside
+
+	// In a transaction with its version: it is placed anew. False: somebody has done that.
+	bool release(const std::string &id);
+	// In a transaction with this version, at its end: what was held aside during it, and is free now.
+	void releaseOwn(const Version &version);
+	// In a transaction, without waiting for anybody: is it to be placed anew?
+	bool isReleasable(const std::string &id);
+	// Has anything become free since this was asked last?
+	bool takeFreed() { return aside_.takeFreed(); }
 
 	// The table that was added, of which this name is that or a partition. Throws PgError: no such table here, or not added.
 	Oid rootOf(const std::string &table);
@@ -30,7 +50,16 @@ public:
 	std::optional<std::string> rowName(const ChangeEvent &event);
 
 private:
+	enum class Room
+	{
+		Made,
+		Aside, // there is none: the row is held aside
+		Again, // something has changed meanwhile
+	};
 	void row(const ChangeEvent &event, const SeenVector &seen);
+	Room makeRoom(Target &target, const ChangeEvent &event, const SeenVector &seen, const std::string &pkText,
+				  const HeldRow &held, const std::optional<AsideKey> &aside, const std::vector<Rival> &rivals);
+	void freed(Target &target);
 	void truncate(const ChangeEvent &event);
 	void requireTurn(Target &target, const ChangeEvent &event);
 	void relate(LocalState &local, const Target &target, const ChangeEvent &event, const SeenVector &seen) const;
@@ -38,10 +67,13 @@ private:
 	LocalState deleted(Target &target, const ChangeEvent &event, const SeenVector &seen, const std::string &pkText);
 	void log(Target &target, const ChangeEvent &event, const std::string &pkText, const LocalState &local,
 			 const Decision &decision, const std::optional<Image> &localImage);
+	void logExclusion(Target &target, const ChangeEvent &event, const std::string &pkText, const Rival &rival,
+					  const Version &rivalVersion, ConflictType type);
 
 	RegionShared *region_;
-	bool retried_ = false;
+	From from_ = From::Topic;
 	TargetCache targets_;
+	Aside aside_;
 };
 
 } // namespace mrsync

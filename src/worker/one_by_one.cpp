@@ -11,6 +11,13 @@ extern "C"
 namespace mrsync
 {
 
+namespace
+{
+
+constexpr int kMostTaken = 5; // attempts at a row whose unique key somebody takes at the same moment
+
+} // namespace
+
 std::optional<std::string> OneByOne::Line::before(const std::optional<std::string> &row) const
 {
 	if (last_.empty())
@@ -111,14 +118,15 @@ bool OneByOne::applied(const ChangeEvent &event, const SeenVector &seen)
 	std::optional<std::string> row, waitsFor;
 	std::optional<PgError> failure = table.problem;
 	if (!failure)
-		failure = attempt(
-			[&]
-			{
-				row = apply_.rowName(event);
-				waitsFor = line.before(row);
-				if (!waitsFor)
-					apply_.event(event, seen);
-			});
+		for (int left = kMostTaken; left > 0; left = failure && isTaken(*failure) ? left - 1 : 0)
+			failure = attempt(
+				[&]
+				{
+					row = apply_.rowName(event);
+					waitsFor = line.before(row);
+					if (!waitsFor)
+						apply_.event(event, seen);
+				});
 	else if (event.pk)
 		row = encodeImage(*event.pk);
 	if (!failure && !waitsFor)

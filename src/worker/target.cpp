@@ -3,6 +3,7 @@
 #include "core/codec.h"
 #include "pg/catalog.h"
 #include "pg/guard.h"
+#include "worker/as_owner.h"
 
 #include <cstring>
 #include <set>
@@ -39,30 +40,6 @@ bool invalidateAll = false;
 std::set<Oid> *invalidated = nullptr;
 // Counts the moments in which all locks on targets were let go.
 uint64_t lockEpoch = 1;
-
-// Acts as the table's owner, whose code may set what it likes until the end (its search_path must not become ours).
-// Nothing in here can fail; an abort in between puts the superuser and the settings back by itself.
-class AsOwner
-{
-public:
-	explicit AsOwner(Oid owner) : settings_(NewGUCNestLevel())
-	{
-		GetUserIdAndSecContext(&user_, &context_);
-		SetUserIdAndSecContext(owner, context_ | SECURITY_RESTRICTED_OPERATION | SECURITY_LOCAL_USERID_CHANGE);
-	}
-	~AsOwner()
-	{
-		AtEOXact_GUC(false, settings_);
-		SetUserIdAndSecContext(user_, context_);
-	}
-	AsOwner(const AsOwner &) = delete;
-	AsOwner &operator=(const AsOwner &) = delete;
-
-private:
-	int settings_;
-	Oid user_;
-	int context_;
-};
 
 // May ereport.
 bool equalMeansSameText(Oid type)
@@ -200,6 +177,8 @@ void Target::describe(Relation rel)
 			});
 		columns_.push_back(std::move(column));
 	}
+	if (!isPartitioned)
+		describeRivals(rel);
 	lockedIn_ = lockEpoch;
 }
 
@@ -295,7 +274,9 @@ HeldRow Target::hold(const Image &pk)
 		});
 }
 
-Image Target::heldImage()
+Image Target::heldImage() { return imageOf(foundSlot_); }
+
+Image Target::imageOf(TupleTableSlot *slot)
 {
 	Image image;
 	for (TargetColumn &column : columns_)
@@ -304,7 +285,7 @@ Image Target::heldImage()
 			[&]() -> const char *
 			{
 				bool isNull;
-				Datum value = slot_getattr(foundSlot_, column.attnum, &isNull);
+				Datum value = slot_getattr(slot, column.attnum, &isNull);
 				return isNull ? nullptr : OutputFunctionCall(&column.output, value);
 			});
 		image.push_back(Column{column.name, text ? std::optional<std::string>(text) : std::nullopt});
@@ -360,6 +341,22 @@ std::string Target::keyName(const Image &pk)
 std::string Target::heldKeyName(const std::string &pkText)
 {
 	return keyIsText() ? pkText : std::to_string(heldKeyHash());
+}
+
+bool Target::keysEqual(const std::string &pkText, const std::string &other)
+{
+	AsOwner owner(owner_);
+	Relation rel = pgCall([&] { return table_open(relation, NoLock); });
+	const KeyInfo &key = keyInfo(rel);
+	std::vector<Datum> values(key.count), others(key.count);
+	keyFromText(key, pkText, values.data());
+	keyFromText(key, other, others.data());
+	return pgCall(
+		[&]
+		{
+			table_close(rel, NoLock);
+			return keyEqual(key, values.data(), others.data());
+		});
 }
 
 void Target::plansFor(const Image &row)
@@ -570,14 +567,13 @@ void Target::remove(const HeldRow &held)
 		throw PgError(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION, "a trigger of " + name + " kept a row from being deleted");
 }
 
-void Target::takeBack(const HeldRow &held)
+void Target::takeOut(const ItemPointerData &tid)
 {
 	pgCall(
 		[&]
 		{
 			Relation rel = table_open(relation, RowExclusiveLock);
-			ItemPointerData tid = held.tid;
-			simple_heap_delete(rel, &tid);
+			simple_heap_delete(rel, const_cast<ItemPointerData *>(&tid));
 			table_close(rel, NoLock);
 			CommandCounterIncrement();
 		});

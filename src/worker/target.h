@@ -16,6 +16,7 @@ extern "C"
 {
 #include "executor/spi.h"
 #include "executor/tuptable.h"
+#include "nodes/execnodes.h"
 }
 
 namespace mrsync
@@ -34,6 +35,29 @@ struct TargetColumn
 	bool isAlways;	 // GENERATED ALWAYS AS IDENTITY: SQL refuses to update it to a value
 	bool isKey;
 	bool isFixedKey; // in the key, and of a type whose equal values have equal texts: an UPDATE need not write it
+	bool isExclusive; // a RivalIndex depends on it
+};
+
+// A unique index or the index of an exclusion constraint.
+struct RivalIndex
+{
+	Oid index;
+	std::string name;
+	bool isPrimary;
+	IndexInfo *info;
+};
+
+// A row in the table that excludes another one.
+struct Rival
+{
+	ItemPointerData tid;
+	TransactionId xmin;
+	std::string pk;
+	uint64_t keyHash;
+	std::string keyName;	// as heldKeyName
+	std::string constraint; // by which; several: separated by commas, in alphabetical order
+	bool sameKey;			// it has the same primary key
+	Image image;
 };
 
 // A row held FOR NO KEY UPDATE by this transaction.
@@ -77,6 +101,7 @@ public:
 	// Of the key given to hold() last.
 	uint64_t heldKeyHash();
 	bool heldKeyEquals(const std::string &pkText);
+	bool keysEqual(const std::string &pkText, const std::string &other);
 	// Its keyName; pkText: its text here.
 	std::string heldKeyName(const std::string &pkText);
 
@@ -84,16 +109,32 @@ public:
 	bool insert(const Image &row);
 	void update(const HeldRow &held, const Image &row);
 	void remove(const HeldRow &held);
-	// Takes back a row of this transaction without any trigger noticing.
-	void takeBack(const HeldRow &held);
+	// Takes a row out of the table without any trigger noticing, or anything being remembered of it.
+	void takeOut(const ItemPointerData &tid);
 	// Deletes the rows whose version is below; or equal, if that is said.
 	void removeOlder(const Version &version, bool orEqual);
 	// Waits until the transactions that are writing the table now, and only those, have ended.
 	void waitForWriters();
 
+	// ---- rows that exclude each other (rivals.cpp)
+
+	// Is there anything besides the primary key that excludes rows?
+	bool excludes() const { return !rivalIndexes_.empty(); }
+	// Would writing this over the row held last change what that row excludes?
+	bool changesExclusion(const Image &row);
+	// The rows that exclude this one, but for the one held. Waits for writers in progress.
+	std::vector<Rival> rivals(const Image &row, const HeldRow &held);
+	// The same without waiting for anybody or locking anything, for a look; also the row with the same primary key.
+	std::vector<Rival> rivalsNow(const Image &row);
+	// False: it is not there any more, or is another one by now.
+	bool lock(const Rival &rival);
+
 private:
 	friend class TargetCache;
 	void describe(Relation relation);
+	void describeRivals(Relation relation);
+	std::vector<Rival> findRivals(const Image &row, const HeldRow *held, bool waits);
+	Image imageOf(TupleTableSlot *slot);
 	void locked();
 	Relation openFor(const Image &pk);
 	void plansFor(const Image &row);
@@ -111,6 +152,7 @@ private:
 	TupleTableSlot *foundSlot_ = nullptr; // of the row held last; no longer than its event
 	const TupleTableSlotOps *foundSlotKind_ = nullptr;
 	Datum *keyValues_ = nullptr;
+	std::vector<RivalIndex> rivalIndexes_; // empty, or all of them and the primary key's
 	// plans for images with exactly these columns
 	std::vector<std::string> planColumns_;
 	std::vector<const TargetColumn *> insertColumns_; // per image column; null: generated, not written

@@ -134,6 +134,7 @@ Applier::Step Applier::tryApply()
 			applyRow(event, writer);
 		region_.recordApplied(event.id);
 	}
+	region_.releaseAside();
 	chain_.applied(first.tx.sequence);
 	complete_ = false;
 
@@ -161,14 +162,20 @@ bool Applier::mustWait()
 			continue;
 		if (event.operation != Operation::Truncate)
 		{
-			if (region_.isLocked(keyOf(*event.pk)))
+			int key = keyOf(*event.pk);
+			if (region_.isLocked(key))
+				return true;
+			int unique = event.after ? contentOf(*event.after).unique : 0;
+			if (unique != 0 && region_.isTaken(unique))
+				return true;
+			if (std::optional<int> rival = region_.database().store.rival(key, unique); rival && region_.isLocked(*rival))
 				return true;
 			continue;
 		}
 		for (uint64_t writer : writers_)
 			if (region_.isOpen(writer))
 				return true;
-		for (const auto &[key, value] : region_.database().store.liveRows())
+		for (const auto &[key, content] : region_.database().store.rows(LocalKind::Live))
 			if (region_.isLocked(key))
 				return true;
 	}
@@ -191,7 +198,7 @@ Decision Applier::decide(int key, const std::optional<Row> &row, Operation op, c
 				return entry->second.hlc >= earlier.version.hlc;
 			return entry->second.sequence >= earlier.sequence;
 		};
-		local.kind = row->live ? LocalKind::Live : LocalKind::Tombstone;
+		local.kind = row->kind;
 		local.version = writer.version;
 		local.sameTransaction = writer.version == incoming.version;
 		local.seenByIncoming = saw(incoming, writer);
@@ -218,7 +225,7 @@ void Applier::applyRow(const ChangeEvent &event, const WriterPtr &writer)
 	{
 	case Action::Insert:
 	case Action::Overwrite:
-		store.put(key, valueOf(*event.after), writer);
+		store.place(key, contentOf(*event.after), writer, region_.rule());
 		break;
 	case Action::Delete:
 	case Action::RememberDelete:
@@ -232,9 +239,10 @@ void Applier::applyRow(const ChangeEvent &event, const WriterPtr &writer)
 void Applier::applyTruncation(const WriterPtr &writer)
 {
 	Store &store = region_.database().store;
-	for (const auto &[key, value] : store.liveRows())
-		if (decide(key, store.find(key), Operation::Truncate, *writer).action == Action::Delete)
-			remove(key, writer);
+	for (LocalKind kind : {LocalKind::Live, LocalKind::Aside})
+		for (const auto &[key, content] : store.rows(kind))
+			if (decide(key, store.find(key), Operation::Truncate, *writer).incomingWins)
+				remove(key, writer);
 	if (!context_.breaks(Break::NoTombstone))
 		store.rememberTruncation(writer);
 }

@@ -25,6 +25,7 @@ struct Plan
 	uint64_t window;       // records under way
 	int faults;            // per kind and region, at most
 	bool forceOverride;
+	int uniques; // values of the unique column; 0: it is always NULL
 };
 
 struct Context

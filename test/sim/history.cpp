@@ -96,7 +96,7 @@ void History::checkCausality() const
 					                            toText(before));
 }
 
-std::map<int, std::string> History::fold(int rows) const
+std::map<int, Folded> History::fold(int rows) const
 {
 	std::vector<const ChangeEvent *> events;
 	std::set<Uuid> ids;
@@ -112,7 +112,7 @@ std::map<int, std::string> History::fold(int rows) const
 	          [](const ChangeEvent *a, const ChangeEvent *b)
 	          { return std::tie(a->hlc, a->region, a->id) < std::tie(b->hlc, b->region, b->id); });
 
-	std::map<int, std::string> state;
+	std::map<int, Folded> state;
 	for (const ChangeEvent *event : events)
 		for (int key = 0; key < rows; ++key)
 		{
@@ -122,7 +122,7 @@ std::map<int, std::string> History::fold(int rows) const
 			if (truncates || event->operation == Operation::Delete)
 				state.erase(key);
 			else
-				state[key] = valueOf(*event->after);
+				state[key] = {contentOf(*event->after), {event->hlc, event->region}};
 		}
 	return state;
 }
@@ -141,9 +141,12 @@ Image pkOf(int key)
 	return {{"id", std::to_string(key)}};
 }
 
-Image imageOf(int key, const std::string &value)
+Image imageOf(int key, const Content &content)
 {
-	return {{"id", std::to_string(key)}, {"v", value}};
+	std::optional<std::string> unique;
+	if (content.unique != 0)
+		unique = std::to_string(content.unique);
+	return {{"id", std::to_string(key)}, {"v", content.value}, {"u", unique}};
 }
 
 int keyOf(const Image &image)
@@ -151,9 +154,9 @@ int keyOf(const Image &image)
 	return std::stoi(*image.at(0).value);
 }
 
-const std::string &valueOf(const Image &image)
+Content contentOf(const Image &image)
 {
-	return *image.at(1).value;
+	return {*image.at(1).value, image.at(2).value ? std::stoi(*image.at(2).value) : 0};
 }
 
 } // namespace mrsync::sim

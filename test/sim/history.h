@@ -36,6 +36,21 @@ struct Transaction
 	CausalPast past; // when its statements ran
 };
 
+// What a row holds besides its key.
+struct Content
+{
+	std::string value;
+	int unique = 0; // of a unique column; 0: NULL
+	auto operator<=>(const Content &) const = default;
+};
+
+// A row's last event, if that is no deletion.
+struct Folded
+{
+	Content content;
+	Version version;
+};
+
 class History
 {
 public:
@@ -54,7 +69,7 @@ public:
 	void checkCausality() const;
 
 	// The rows as the plain fold of all events, by (hlc, region, event id).
-	std::map<int, std::string> fold(int rows) const;
+	std::map<int, Folded> fold(int rows) const;
 
 	size_t events() const;
 
@@ -75,9 +90,9 @@ private:
 
 // Rows as events carry them.
 Image pkOf(int key);
-Image imageOf(int key, const std::string &value);
+Image imageOf(int key, const Content &content);
 int keyOf(const Image &image);
-const std::string &valueOf(const Image &image);
+Content contentOf(const Image &image);
 constexpr const char *kTable = "public.hot";
 
 } // namespace mrsync::sim

@@ -44,6 +44,7 @@ void Region::start()
 	bool trustsPhysical = context_.breaks(Break::Ceiling);
 	word_ = trustsPhysical ? 0 : ceiling_.value;
 	renewCeiling();
+	lookAside();
 	extractor_.start();
 	for (auto &applier : appliers_)
 		applier->start();
@@ -107,6 +108,12 @@ bool Region::isLocked(int key) const
 	                   [key](const OpenTransaction &tx) { return tx.locksTable || tx.keys.contains(key); });
 }
 
+bool Region::isTaken(int unique) const
+{
+	return std::any_of(open_.begin(), open_.end(),
+	                   [unique](const OpenTransaction &tx) { return tx.locksTable || tx.uniques.contains(unique); });
+}
+
 bool Region::isOpen(uint64_t transaction) const
 {
 	return std::any_of(open_.begin(), open_.end(),
@@ -127,7 +134,7 @@ void Region::write()
 	auto tx = std::prev(open_.end());
 	tx->id = ++opened_;
 	tx->past = database_.past;
-	Rows rows = database_.store.liveRows();
+	Rows rows = database_.store.rows(LocalKind::Live);
 	for (uint64_t count = 1 + context_.random.below(5); count > 0; --count)
 		runStatement(*tx, rows);
 	if (tx->statements.empty())
@@ -161,6 +168,22 @@ bool Region::lock(OpenTransaction &tx, int key) const
 	return true;
 }
 
+// Takes hold of a value of the unique column, to give it to a row, or away from it; false when another row or another
+// transaction has it.
+bool Region::take(OpenTransaction &tx, const Rows &rows, int unique, int forKey) const
+{
+	if (unique == 0)
+		return true;
+	for (const auto &[key, content] : rows)
+		if (key != forKey && content.unique == unique)
+			return false;
+	for (const OpenTransaction &other : open_)
+		if (&other != &tx && other.uniques.contains(unique))
+			return false;
+	tx.uniques.insert(unique);
+	return true;
+}
+
 void Region::runStatement(OpenTransaction &tx, Rows &rows)
 {
 	test::Random &random = context_.random;
@@ -177,15 +200,21 @@ void Region::runStatement(OpenTransaction &tx, Rows &rows)
 	int key = static_cast<int>(random.below(static_cast<uint64_t>(context_.plan.rows)));
 	if (!lock(tx, key))
 		return;
-	std::string value = name_ + std::to_string(++values_);
+	Content value{name_ + std::to_string(++values_), 0};
 	auto old = rows.find(key);
+	if (context_.plan.uniques > 0)
+	{
+		value.unique = random.oneIn(5) ? 0 : 1 + static_cast<int>(random.below(static_cast<uint64_t>(context_.plan.uniques)));
+		if ((old != rows.end() && !take(tx, rows, old->second.unique, key)) || !take(tx, rows, value.unique, key))
+			return;
+	}
 	if (old == rows.end())
 	{
 		tx.statements.push_back({Operation::Insert, key, std::nullopt, value});
 		rows[key] = value;
 		return;
 	}
-	std::string before = old->second;
+	Content before = old->second;
 	if (kind < 50)
 	{
 		tx.statements.push_back({Operation::Update, key, before, value});
@@ -252,7 +281,7 @@ void Region::writeLocally(const Statement &statement, const WriterPtr &writer)
 	};
 	if (statement.op == Operation::Truncate)
 	{
-		for (const auto &[key, value] : store.liveRows())
+		for (const auto &[key, content] : store.rows(LocalKind::Live))
 			remove(key);
 		if (remembers)
 			store.rememberTruncation(writer);
@@ -303,6 +332,46 @@ void Region::commitApplied()
 {
 	if (context_.random.oneIn(3)) // synchronous_commit = off: it reaches the disk sooner or later
 		flush();
+}
+
+Store::Rule Region::rule() const
+{
+	return context_.breaks(Break::UniqueArrival) ? Store::Rule::Arrival : Store::Rule::Version;
+}
+
+void Region::releaseAside()
+{
+	if (context_.breaks(Break::UniqueStuck))
+		return;
+	Store &store = database_.store;
+	for (bool again = true; again;)
+	{
+		again = false;
+		for (int key : store.released(rule()))
+		{
+			const Row row = *store.find(key);
+			if (isLocked(key) || isTaken(row.content.unique))
+				continue;
+			std::optional<int> rival = store.rival(key, row.content.unique);
+			if (rival && isLocked(*rival))
+				continue;
+			store.place(key, row.content, row.writer, rule());
+			again = true;
+			break;
+		}
+	}
+}
+
+// What users' writes have freed is found by looking.
+void Region::lookAside()
+{
+	releaseAside();
+	context_.scheduler.after(kSecond,
+	                         [this, life = life_]
+	                         {
+		                         if (life == life_)
+			                         lookAside();
+	                         });
 }
 
 void Region::flush()

@@ -40,12 +40,16 @@ public:
 	bool isBeyondSkew(Hlc hlc) const;
 	void adopt(Hlc hlc);
 	bool isLocked(int key) const;
+	bool isTaken(int unique) const; // by a writer in progress: given to a row, or taken from one
 	bool isOpen(uint64_t transaction) const;
 	std::vector<uint64_t> openTransactions() const;
 	Database &database() { return database_; }
 	bool wasApplied(const Uuid &event) const { return appliedIds_.contains(event); }
 	void recordApplied(const Uuid &event);
 	void commitApplied();
+	Store::Rule rule() const;
+	// Rows held aside whose holder has left come in, if nobody is in the way.
+	void releaseAside();
 
 	Extractor &extractor() { return extractor_; }
 	std::vector<std::unique_ptr<Applier>> &appliers() { return appliers_; }
@@ -56,26 +60,29 @@ private:
 	{
 		Operation op;
 		int key;
-		std::optional<std::string> before;
-		std::optional<std::string> after;
+		std::optional<Content> before;
+		std::optional<Content> after;
 	};
 	struct OpenTransaction
 	{
 		uint64_t id;
 		std::vector<Statement> statements;
 		std::set<int> keys; // row locks
+		std::set<int> uniques;
 		bool locksTable = false;
 		CausalPast past;
 		Stamp stamp;
 	};
 	// What the statements so far make of the rows, as the transaction itself sees them.
-	using Rows = std::map<int, std::string>;
+	using Rows = std::map<int, Content>;
 
 	int64_t physical() const;
 	void ensureCeiling(Hlc hlc);
 	void renewCeiling();
 	void runStatement(OpenTransaction &tx, Rows &rows);
 	bool lock(OpenTransaction &tx, int key) const;
+	bool take(OpenTransaction &tx, const Rows &rows, int unique, int forKey) const;
+	void lookAside();
 	void commit(std::list<OpenTransaction>::iterator open);
 	void writeLocally(const Statement &statement, const WriterPtr &writer);
 	void checkDominance(int key, const WriterPtr &writer) const;

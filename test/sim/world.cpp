@@ -4,6 +4,7 @@
 #include "sim/region.h"
 
 #include <algorithm>
+#include <set>
 
 namespace mrsync::sim
 {
@@ -30,6 +31,9 @@ Plan planOf(uint64_t seed, const Options &options)
 	plan.window = static_cast<uint64_t>(pick({1, 4, 30}));
 	plan.faults = static_cast<int>(random.between(0, 4));
 	plan.forceOverride = random.oneIn(4);
+	plan.uniques = random.oneIn(2) ? 0 : static_cast<int>(random.between(1, 4));
+	if (plan.uniques > 0)
+		plan.rows += 3;
 	return plan;
 }
 
@@ -151,13 +155,18 @@ private:
 		// Until the last late write has begun, and then until everything has arrived.
 		int64_t quiet = context_.scheduler.now() + 30 * kSecond;
 		int64_t limit = context_.scheduler.now() + kDrainLimit;
+		auto runUntil = [this](int64_t time)
+		{
+			while (context_.scheduler.now() < time)
+				context_.scheduler.runNext();
+		};
 		for (int64_t next = quiet; context_.scheduler.now() < quiet || !isDrained(); next += kSecond)
 		{
 			if (next > limit)
 				throw CheckFailed("I2", "not everything arrived: " + states());
-			while (context_.scheduler.now() < next)
-				context_.scheduler.runNext();
+			runUntil(next);
 		}
+		runUntil(context_.scheduler.now() + 2 * kSecond); // a look at what is held aside
 	}
 
 	std::string states() const
@@ -190,21 +199,46 @@ private:
 		}
 	}
 
-	// I1: every region holds what the plain fold says.
+	// I1: every region holds what the plain fold says. I13: in the table what fits, from the highest version down, and the
+	// rest aside.
 	void checkRows()
 	{
-		std::map<int, std::string> expected = context_.history.fold(context_.plan.rows);
-		auto describe = [](const std::map<int, std::string> &rows)
+		const std::map<int, Folded> folded = context_.history.fold(context_.plan.rows);
+		std::map<int, Content> all, table, aside;
+		std::vector<std::pair<Version, int>> order;
+		for (const auto &[key, row] : folded)
+		{
+			all[key] = row.content;
+			order.emplace_back(row.version, key);
+		}
+		std::sort(order.rbegin(), order.rend());
+		std::set<int> taken{};
+		for (const auto &[version, key] : order)
+		{
+			const Content &content = all[key];
+			bool fits = content.unique == 0 || taken.insert(content.unique).second;
+			(fits ? table : aside)[key] = content;
+		}
+		auto describe = [](const std::map<int, Content> &rows)
 		{
 			std::string text;
-			for (const auto &[key, value] : rows)
-				text += " " + std::to_string(key) + "=" + value;
+			for (const auto &[key, content] : rows)
+				text += " " + std::to_string(key) + "=" + content.value + "/" + std::to_string(content.unique);
 			return text;
 		};
 		for (auto &region : regions_)
-			if (std::map<int, std::string> rows = region->database().store.liveRows(); rows != expected)
-				throw CheckFailed("I1",
-				                  region->name() + " holds" + describe(rows) + "; the fold is" + describe(expected));
+		{
+			const Store &store = region->database().store;
+			std::map<int, Content> live = store.rows(LocalKind::Live);
+			std::map<int, Content> held = store.rows(LocalKind::Aside);
+			std::map<int, Content> both = live;
+			both.insert(held.begin(), held.end());
+			if (both != all)
+				throw CheckFailed("I1", region->name() + " holds" + describe(both) + "; the fold is" + describe(all));
+			if (live != table)
+				throw CheckFailed("I13", region->name() + " has in its table" + describe(live) + ", aside" + describe(held) +
+				                             "; right is" + describe(table) + ", aside" + describe(aside));
+		}
 	}
 
 	Context context_;

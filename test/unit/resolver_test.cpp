@@ -15,7 +15,7 @@ namespace
 {
 
 constexpr Operation kOperations[] = {Operation::Insert, Operation::Update, Operation::Delete};
-constexpr LocalKind kKinds[] = {LocalKind::Absent, LocalKind::Live, LocalKind::Tombstone};
+constexpr LocalKind kKinds[] = {LocalKind::Absent, LocalKind::Live, LocalKind::Tombstone, LocalKind::Aside};
 
 Decision resolveWith(LocalKind kind, Version local, Operation op, Version incoming, bool sameTransaction = false,
                      bool seenByIncoming = false, bool sawIncoming = false)
@@ -46,6 +46,9 @@ const Expected kTable[] = {
     {LocalKind::Tombstone, Operation::Insert, Action::Insert, Action::Keep, ConflictType::UpdateDeleted},
     {LocalKind::Tombstone, Operation::Update, Action::Insert, Action::Keep, ConflictType::UpdateDeleted},
     {LocalKind::Tombstone, Operation::Delete, Action::RememberDelete, Action::Keep, ConflictType::DeleteMissing},
+    {LocalKind::Aside, Operation::Insert, Action::Insert, Action::Keep, ConflictType::InsertExists},
+    {LocalKind::Aside, Operation::Update, Action::Insert, Action::Keep, ConflictType::UpdateOriginDiffers},
+    {LocalKind::Aside, Operation::Delete, Action::RememberDelete, Action::Keep, ConflictType::DeleteOriginDiffers},
 };
 
 TEST(ResolverTest, ConcurrentEventsFollowTheTable)
@@ -76,7 +79,7 @@ TEST(ResolverTest, KnowledgeEndsTheConflictAndChangesNothingElse)
 
 TEST(ResolverTest, EventsOfOneRegionAreNeverInConflict)
 {
-	for (LocalKind kind : {LocalKind::Live, LocalKind::Tombstone})
+	for (LocalKind kind : {LocalKind::Live, LocalKind::Tombstone, LocalKind::Aside})
 		for (Operation op : kOperations)
 			for (int64_t local : {100, 300})
 				EXPECT_EQ(resolveWith(kind, {{local}, "a"}, op, {{200}, "a"}).conflict, ConflictType::None);
@@ -103,7 +106,7 @@ TEST(ResolverTest, ALaterEventOfTheSameTransactionAlwaysApplies)
 
 TEST(ResolverTest, TheSameVersionAgainChangesNothing)
 {
-	for (LocalKind kind : {LocalKind::Live, LocalKind::Tombstone})
+	for (LocalKind kind : {LocalKind::Live, LocalKind::Tombstone, LocalKind::Aside})
 		for (Operation op : kOperations)
 			EXPECT_EQ(resolveWith(kind, kLow, op, kLow), (Decision{Action::Keep, ConflictType::None, false}));
 }

@@ -315,7 +315,7 @@ sub same
 	return $expected;
 }
 
-# Nothing is parked anywhere, no link is degraded.
+# Nothing is parked or held aside anywhere.
 sub healthy
 {
 	my ($self, $name) = @_;
@@ -324,7 +324,8 @@ sub healthy
 	{
 		my $region = $_;
 		my $rows = $self->sql($region, "SELECT source_region, table_name, operation, sqlstate, message, detail FROM mrsync.apply_error ORDER BY error_id LIMIT 5");
-		$rows eq '' ? () : "$region: $rows";
+		my $aside = $self->sql($region, 'SELECT relation, row_pk, message FROM mrsync.row_aside ORDER BY aside_id LIMIT 5');
+		map { $_ eq '' ? () : "$region: $_" } $rows, $aside;
 	} $self->regions;
 	Test::More::is($trouble, '', $name || 'nothing is parked');
 }
