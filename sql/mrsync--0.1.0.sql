@@ -66,8 +66,11 @@ CREATE CAST (mrsync.hlc AS timestamptz) WITHOUT FUNCTION AS IMPLICIT;
 CREATE CAST (timestamptz AS mrsync.hlc) WITHOUT FUNCTION;
 
 -- Clock
-CREATE FUNCTION mrsync.version_below(xmin xid, hlc mrsync.hlc, region_id text) RETURNS boolean LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mrsync_version_below';
-COMMENT ON FUNCTION mrsync.version_below(xid, mrsync.hlc, text) IS 'Whether the version (stamp, region) of a row with this xmin is below another one. Error: 55000 when the database is not a region. Example: SELECT id FROM t WHERE mrsync.version_below(xmin, mrsync.current_hlc(), ''us'');';
+CREATE FUNCTION mrsync.row_version(tableoid oid, ctid tid, xmin xid, OUT hlc mrsync.hlc, OUT region_id text, OUT exact boolean)
+RETURNS record LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mrsync_row_version';
+COMMENT ON FUNCTION mrsync.row_version(oid, tid, xid) IS 'Who wrote a row and when, by its system columns: the stamp and the region that decide its conflicts. region_id NULL: nobody''s in particular. exact false: not known any more, but not newer than hlc. All NULL: written by this transaction. Errors: 55000 when the database is not a region, 42501 without SELECT on the table. Example: SELECT id, (mrsync.row_version(tableoid, ctid, xmin)).* FROM t;';
+CREATE FUNCTION mrsync.version_below(tableoid oid, ctid tid, xmin xid, hlc mrsync.hlc, region_id text) RETURNS boolean LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mrsync_version_below';
+COMMENT ON FUNCTION mrsync.version_below(oid, tid, xid, mrsync.hlc, text) IS 'Whether the version (stamp, region) of a row is below another one; what this transaction wrote is. Errors: 55000 when the database is not a region, or the row''s version is not known any more and could be on either side; 42501 without SELECT on the table. Example: SELECT id FROM t WHERE mrsync.version_below(tableoid, ctid, xmin, mrsync.current_hlc(), ''us'');';
 CREATE FUNCTION mrsync.current_hlc() RETURNS mrsync.hlc LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mrsync_current_hlc';
 COMMENT ON FUNCTION mrsync.current_hlc() IS 'A new stamp of this region''s hybrid logical clock, above every transaction that this session has committed or seen. Error: 55000 when the database is not a region. Example: SELECT mrsync.current_hlc();';
 
@@ -244,6 +247,43 @@ CREATE TABLE mrsync.hlc_override (
 COMMENT ON TABLE mrsync.hlc_override IS 'The stamp of transactions whose commit timestamp does not say it (clock behind, or a foreign replication origin)';
 COMMENT ON COLUMN mrsync.hlc_override.xid IS 'The transaction; its subtransactions have rows of their own';
 COMMENT ON COLUMN mrsync.hlc_override.hlc IS 'Its stamp';
+
+-- What a rewrite of a table would hide: it gives all rows the xmin of the transaction that rewrites.
+CREATE TABLE mrsync.row_entry (
+	relation oid NOT NULL,
+	key_hash bigint NOT NULL,
+	row_pk text NOT NULL,
+	xid xid8 NOT NULL,
+	hlc mrsync.hlc,
+	region_id text COLLATE "C"
+);
+CREATE INDEX row_entry_key ON mrsync.row_entry (relation, key_hash);
+COMMENT ON TABLE mrsync.row_entry IS 'Versions of rows that their xmin does not say, since their table was rewritten. An entry ends by itself when its row is written again';
+COMMENT ON COLUMN mrsync.row_entry.relation IS 'OID of the table or partition';
+COMMENT ON COLUMN mrsync.row_entry.key_hash IS 'Hash of the row''s key, by its types'' own equality';
+COMMENT ON COLUMN mrsync.row_entry.row_pk IS 'The row''s key as JSON, values as text';
+COMMENT ON COLUMN mrsync.row_entry.xid IS 'The xmin for which the entry holds: the transaction that rewrote the table';
+COMMENT ON COLUMN mrsync.row_entry.hlc IS 'The row''s stamp; NULL: that of xid after all, for the row was written in that transaction';
+COMMENT ON COLUMN mrsync.row_entry.region_id IS 'The region that wrote the row; NULL: not known, and the stamp is at most hlc';
+
+CREATE TABLE mrsync.base_marker (
+	relation oid NOT NULL,
+	xid xid8 NOT NULL,
+	hlc mrsync.hlc NOT NULL,
+	PRIMARY KEY (relation, xid)
+);
+COMMENT ON TABLE mrsync.base_marker IS 'Rewrites of replicated tables: rows with this xmin and no entry in row_entry hold everything up to the stamp';
+COMMENT ON COLUMN mrsync.base_marker.relation IS 'OID of the table or partition';
+COMMENT ON COLUMN mrsync.base_marker.xid IS 'The transaction that rewrote it';
+COMMENT ON COLUMN mrsync.base_marker.hlc IS 'Up to this stamp every region had everything when it was rewritten; 0: that was not known, and every row has an entry';
+
+CREATE TABLE mrsync.horizon (
+	xid xid8 PRIMARY KEY,
+	hlc mrsync.hlc NOT NULL
+);
+COMMENT ON TABLE mrsync.horizon IS 'Samples of the clock: how new, at most, a row is whose commit timestamp is not known any more';
+COMMENT ON COLUMN mrsync.horizon.xid IS 'Every transaction below it had ended';
+COMMENT ON COLUMN mrsync.horizon.hlc IS 'when the clock of this region stood here';
 
 CREATE TABLE mrsync.apply_error (
 	error_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -483,9 +523,13 @@ COMMENT ON FUNCTION mrsync.tombstone_truncate() IS 'Trigger of replicated tables
 CREATE FUNCTION mrsync.ddl_end() RETURNS event_trigger LANGUAGE c SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_ddl_end';
 COMMENT ON FUNCTION mrsync.ddl_end() IS 'Event trigger: new partitions of replicated tables become replicated; a change that would make a replicated table unfit for replication is refused';
 CREATE EVENT TRIGGER mrsync_ddl ON ddl_command_end
-	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA')
+	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'ALTER TYPE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA')
 	EXECUTE FUNCTION mrsync.ddl_end();
 ALTER EVENT TRIGGER mrsync_ddl ENABLE ALWAYS;
+CREATE FUNCTION mrsync.table_rewrite() RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'mrsync_table_rewrite';
+COMMENT ON FUNCTION mrsync.table_rewrite() IS 'Event trigger: writes down the versions of a replicated table''s rows before an ALTER TABLE rewrites them';
+CREATE EVENT TRIGGER mrsync_rewrite ON table_rewrite EXECUTE FUNCTION mrsync.table_rewrite();
+ALTER EVENT TRIGGER mrsync_rewrite ENABLE ALWAYS;
 CREATE FUNCTION mrsync.sql_drop() RETURNS event_trigger LANGUAGE c SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_sql_drop';
 COMMENT ON FUNCTION mrsync.sql_drop() IS 'Event trigger: a dropped table leaves replication; a DROP that would make a replicated table unfit for replication is refused';
 CREATE EVENT TRIGGER mrsync_drop ON sql_drop EXECUTE FUNCTION mrsync.sql_drop();
@@ -647,7 +691,7 @@ GRANT SELECT ON mrsync.region, mrsync.replicated_table, mrsync.replication_link,
 REVOKE ALL ON FUNCTION mrsync.settings_check(), mrsync.settings_advice(), mrsync.setting_change(text, text, text[]), mrsync.setting_place(text),
 	mrsync.setting_advice(text, text), mrsync.region_init(text, text, text), mrsync.region_connect(text, text),
 	mrsync.region_leave(), mrsync.tombstone_delete(), mrsync.tombstone_row(), mrsync.tombstone_truncate(), mrsync.ddl_end(),
-	mrsync.sql_drop(), mrsync.link_create(text, text), mrsync.link_pause(uuid), mrsync.link_resume(uuid),
+	mrsync.table_rewrite(), mrsync.sql_drop(), mrsync.link_create(text, text), mrsync.link_pause(uuid), mrsync.link_resume(uuid),
 	mrsync.link_remove(uuid, boolean), mrsync.apply_error_retry(bigint), mrsync.apply_error_discard(bigint) FROM PUBLIC;
 
 -- ---------------------------------------------------------------------------------------------------------------------

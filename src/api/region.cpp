@@ -3,8 +3,10 @@
 
 #include "kafka/admin.h"
 #include "pg/catalog.h"
+#include "pg/clock.h"
 #include "pg/exit.h"
 #include "pg/guc.h"
+#include "pg/horizon.h"
 
 #include <csignal>
 #include <cstring>
@@ -151,6 +153,7 @@ void regionInit(const std::string &region, const std::string &brokers, const std
 							 "VALUES ($1, true, $2, $3)",
 							 {region, group, brokers});
 				spi::execute("INSERT INTO mrsync.extractor_position DEFAULT VALUES ON CONFLICT DO NOTHING");
+				horizonSample(nullptr); // bounds all rows that are older than the region
 			});
 	}
 	catch (...)
@@ -230,7 +233,7 @@ std::vector<pid_t> workersOf(RegionShared *region)
 
 void endWorkers(const std::vector<pid_t> &pids)
 {
-	TimestampTz until = GetCurrentTimestamp() + kLeaveTimeoutMs * INT64CONST(1000);
+	int64_t until = steadyNow() + kLeaveTimeoutMs * INT64CONST(1000);
 	bool told = false;
 	for (;;)
 	{
@@ -249,7 +252,7 @@ void endWorkers(const std::vector<pid_t> &pids)
 		told = true;
 		if (alive == 0)
 			return;
-		if (GetCurrentTimestamp() > until)
+		if (steadyNow() > until)
 			throw PgError(ERRCODE_OBJECT_IN_USE, std::to_string(alive) + " worker processes of this region do not end")
 				.hint("SELECT * FROM pg_stat_activity WHERE pid = " + std::to_string(pids[0]) +
 					  " shows what one waits for. Then call mrsync.region_leave() again.");
@@ -288,8 +291,8 @@ void regionLeave()
 		tableRemoveUnchecked(static_cast<Oid>(std::stoul(*row[0])));
 	spi::execute("TRUNCATE mrsync.region, mrsync.replicated_table, mrsync.former_identity, mrsync.replication_link, "
 				 "mrsync.link_position, mrsync.extractor_position, mrsync.control_position, mrsync.heartbeat, "
-				 "mrsync.acknowledgement, mrsync.applied_event, mrsync.tombstone, mrsync.hlc_override, "
-				 "mrsync.apply_error");
+				 "mrsync.acknowledgement, mrsync.applied_event, mrsync.tombstone, mrsync.hlc_override, mrsync.row_entry, "
+				 "mrsync.base_marker, mrsync.horizon, mrsync.apply_error");
 	spi::Rows origins = spi::query(
 		"SELECT roname FROM pg_catalog.pg_replication_origin WHERE pg_catalog.starts_with(roname, $1)",
 		{mySlotName() + "_"});

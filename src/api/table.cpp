@@ -5,7 +5,9 @@
 // table into that state, so table_add and the event trigger are the same thing at different moments.
 // Locks: ShareRowExclusive, so that a table is added while it is read, and as soon as no writer is in the middle.
 #include "api/api.h"
+#include "api/rewrite.h"
 
+#include "pg/horizon.h"
 #include "pg/key.h"
 
 #include <cstring>
@@ -472,7 +474,9 @@ void tableAdd(Oid relation, const std::string &strategy)
 			return is;
 		});
 	tableSync(relation);
-	// Under the lock: whatever was written before has its stamp by now, and a lower one.
+	// Under the lock: whatever was written before has its stamp by now, and a lower one. The sample lets that be known also
+	// of rows whose commit timestamps get lost.
+	horizonSample(myRegion());
 	spi::execute("INSERT INTO mrsync.replicated_table (relation, strategy, former_replica_identity, base_hlc) "
 				 "VALUES ($1::oid, $2, $3::\"char\", mrsync.current_hlc())",
 				 {oidText(relation), strategy, std::string(1, identity)});
@@ -610,6 +614,7 @@ void requireFit(Oid root)
 // After whatever makes or changes tables: a replicated table has to stay fit for it, its new partitions become so.
 void ddlEnd()
 {
+	rewritesEnd();
 	AsSuperuser rights;
 	spi::Rows rows = spi::query(
 		"SELECT DISTINCT t.relation::oid FROM pg_catalog.pg_event_trigger_ddl_commands() d "
@@ -638,6 +643,8 @@ void droppedTablesForget()
 		spi::execute("DELETE FROM mrsync.replicated_table WHERE relation = $1::oid", {row[0]});
 		spi::execute("DELETE FROM mrsync.former_identity WHERE relation = $1::oid", {row[0]});
 		spi::execute("DELETE FROM mrsync.tombstone WHERE relation = $1::oid", {row[0]});
+		spi::execute("DELETE FROM mrsync.row_entry WHERE relation = $1::oid", {row[0]});
+		spi::execute("DELETE FROM mrsync.base_marker WHERE relation = $1::oid", {row[0]});
 	}
 	if (!rows.empty())
 		wakeAtCommit();

@@ -4,6 +4,8 @@
 // goal; every target of an active outgoing link has acknowledged that sequence on its control topic.
 #include "api/api.h"
 
+#include "pg/clock.h"
+
 extern "C"
 {
 #include "storage/ipc.h"
@@ -74,12 +76,12 @@ WorkerShared *extractorOf(RegionShared *region)
 
 struct Deadline
 {
-	TimestampTz at;
+	int64_t at; // steadyNow()
 
 	// Milliseconds left, at most kRecheckMs; 0: none.
 	long left() const
 	{
-		TimestampTz now = GetCurrentTimestamp();
+		int64_t now = steadyNow();
 		if (now >= at)
 			return 0;
 		int64_t ms = (at - now + 999) / 1000;
@@ -119,15 +121,16 @@ std::string behindOf(uint64_t goal)
 void waitForPeers(const Interval *timeout)
 {
 	RegionShared *region = requireRegion();
-	Deadline deadline{};
-	deadline.at = pgCall(
+	int64_t left = pgCall(
 		[&]
 		{
 			TimestampTz now = GetCurrentTimestamp();
 			return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now),
-														   IntervalPGetDatum(timeout)));
+														   IntervalPGetDatum(timeout))) -
+				   now;
 		});
-	if (deadline.at < GetCurrentTimestamp())
+	Deadline deadline{steadyNow() + left};
+	if (left < 0)
 		throw PgError(ERRCODE_INVALID_PARAMETER_VALUE, "timeout must not be negative")
 			.hint("Give an interval like '30 s'.");
 	uint64_t target = region->lastCommitEnd.load();

@@ -64,6 +64,11 @@ Decision resolve(const LocalState &local, Operation op, const Version &incoming)
 	bool absent = local.kind == LocalKind::Absent;
 
 	Decision decision;
+	if (local.atMost && !absent && !local.sameTransaction && local.version < incoming && incoming.hlc <= *local.atMost)
+	{
+		decision.action = Action::Undecided;
+		return decision;
+	}
 	// Within a transaction the events' own order decides, for they share one version. Across transactions an equal
 	// version is the same transaction once more, and whatever it did to this row is done.
 	decision.incomingWins = local.sameTransaction || absent || local.version < incoming;

@@ -1,19 +1,16 @@
 #include "pg/clock.h"
 
-#include "pg/catalog.h"
 #include "pg/guard.h"
 #include "pg/guc.h"
-#include "pg/spi.h"
+#include "pg/override.h"
+#include "pg/twophase.h"
 
 #include <algorithm>
+#include <chrono>
 
 extern "C"
 {
-#include "access/commit_ts.h"
 #include "access/transam.h"
-#include "catalog/indexing.h"
-#include "utils/fmgroids.h"
-#include "utils/xid8.h"
 }
 
 namespace mrsync
@@ -24,36 +21,7 @@ namespace
 
 bool applierMode = false;
 XLogRecPtr lastCommitSeen = InvalidXLogRecPtr;
-
-// A commit's timestamp is taken a little after its stamp; the ceiling must cover it.
-constexpr int64_t kCommitMargin = USECS_PER_SEC;
-
-void overrideWrite(RegionShared *region, TransactionId top, Hlc hlc)
-{
-	pgCall(
-		[&]
-		{
-			Oid table = catalogRelation("hlc_override");
-			if (!OidIsValid(table))
-				return; // the extension is being dropped by this very transaction, or was
-			TransactionId *children;
-			int count = xactGetCommittedChildren(&children);
-			Relation rel = table_open(table, RowExclusiveLock);
-			CatalogIndexState indexes = CatalogOpenIndexes(rel);
-			for (int i = -1; i < count; ++i)
-			{
-				TransactionId xid = i < 0 ? top : children[i];
-				Datum values[2] = {FullTransactionIdGetDatum(fullXid(xid)), Int64GetDatum(hlc.value)};
-				bool nulls[2] = {false, false};
-				HeapTuple tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
-				region->filter.add(xid);
-				CatalogTupleInsertWithInfo(rel, tuple, indexes);
-				heap_freetuple(tuple);
-			}
-			CatalogCloseIndexes(indexes);
-			table_close(rel, RowExclusiveLock);
-		});
-}
+Hlc announced{}; // the stamp of the transaction at hand, where its commit timestamp is to say it; zero: none
 
 void preCommit()
 {
@@ -68,7 +36,30 @@ void preCommit()
 	Stamp stamp = clock.stamp(GetCurrentTimestamp, guc::forceOverride || foreign);
 	ceilingEnsure(region, Hlc{std::max<int64_t>(stamp.hlc.value, GetCurrentTimestamp() + kCommitMargin)});
 	if (stamp.isOverride)
+	{
 		overrideWrite(region, xid, stamp.hlc);
+		return;
+	}
+	announced = stamp.hlc;
+	TransactionId *children;
+	int count = xactGetCommittedChildren(&children);
+	stampAnnounce(xid, count > 0 ? children[count - 1] : xid, Hlc{stamp.hlc.value - 1}, stamp.hlc);
+}
+
+// The clock went back between stamp and commit record: the commit timestamp may lie below versions that were overwritten.
+void stampLate(RegionShared *region)
+{
+	TransactionId *children;
+	int count = xactGetCommittedChildren(&children);
+	lateStampAdd(region, GetTopTransactionIdIfAny(), announced);
+	for (int i = 0; i < count; ++i)
+		lateStampAdd(region, children[i], announced);
+}
+
+void ended()
+{
+	announced = Hlc{};
+	stampWithdraw();
 }
 
 // Interrupts are held and nothing may fail here.
@@ -80,7 +71,10 @@ void committed()
 	RegionShared *region = applierMode ? nullptr : myRegion();
 	if (!region)
 		return;
-	Clock(region->clock).adopt(Hlc{GetCurrentTransactionStopTimestamp()});
+	Hlc timestamp{GetCurrentTransactionStopTimestamp()};
+	Clock(region->clock).adopt(timestamp);
+	if (timestamp < announced)
+		stampLate(region);
 	uint64_t end = region->lastCommitEnd.load();
 	while (end < lastCommitSeen && !region->lastCommitEnd.compare_exchange_weak(end, lastCommitSeen))
 	{
@@ -90,10 +84,24 @@ void committed()
 
 void onXact(XactEvent event, void *)
 {
-	if (event == XACT_EVENT_PRE_COMMIT)
+	switch (event)
+	{
+	case XACT_EVENT_PRE_COMMIT:
 		enter([] { preCommit(); });
-	else if (event == XACT_EVENT_COMMIT)
+		break;
+	case XACT_EVENT_PRE_PREPARE:
+		enter([] { preparing(); });
+		break;
+	case XACT_EVENT_COMMIT:
 		committed();
+		ended();
+		break;
+	case XACT_EVENT_ABORT:
+		ended();
+		break;
+	default:
+		break;
+	}
 }
 
 } // namespace
@@ -117,76 +125,19 @@ void clockAdopt(RegionShared *region, Hlc hlc)
 	Clock(region->clock).adopt(hlc);
 }
 
+int64_t steadyNow()
+{
+	using namespace std::chrono;
+	return duration_cast<microseconds>(steady_clock::now().time_since_epoch()).count();
+}
+
 FullTransactionId fullXid(TransactionId xid)
 {
 	FullTransactionId next = ReadNextFullTransactionId();
 	uint32 epoch = EpochFromFullTransactionId(next);
 	if (xid > XidFromFullTransactionId(next))
-		--epoch; // every xid that is asked about lies in the past
+		--epoch;
 	return FullTransactionIdFromEpochAndXid(epoch, xid);
-}
-
-std::optional<Hlc> overrideOf(TransactionId xid, Snapshot snapshot)
-{
-	int64 value = pgCall(
-		[&]() -> int64
-		{
-			Oid table = catalogRelation("hlc_override");
-			if (!OidIsValid(table))
-				return 0;
-			Relation rel = table_open(table, AccessShareLock);
-			ScanKeyData key;
-			ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_XID8EQ, FullTransactionIdGetDatum(fullXid(xid)));
-			SysScanDesc scan = systable_beginscan(rel, catalogRelation("hlc_override_pkey"), true, snapshot, 1, &key);
-			int64 found = 0;
-			if (HeapTuple tuple = systable_getnext(scan))
-			{
-				bool isNull;
-				found = DatumGetInt64(heap_getattr(tuple, 2, RelationGetDescr(rel), &isNull));
-			}
-			systable_endscan(scan);
-			table_close(rel, AccessShareLock);
-			return found;
-		});
-	if (value == 0)
-		return std::nullopt;
-	return Hlc{value};
-}
-
-XidVersion versionOf(RegionShared *region, TransactionId xmin)
-{
-	XidVersion version{Hlc{0}, "", false};
-	TimestampTz timestamp = 0;
-	RepOriginId origin = InvalidRepOriginId;
-	bool known = pgCall(
-		[&]() -> bool
-		{
-			if (TransactionIdIsCurrentTransactionId(xmin))
-			{
-				version.mine = true;
-				return false;
-			}
-			return TransactionIdIsNormal(xmin) && TransactionIdGetCommitTsData(xmin, &timestamp, &origin);
-		});
-	if (version.mine)
-		return version;
-	if (const char *peer = known ? originRegion(region, origin) : nullptr)
-		return XidVersion{Hlc{timestamp}, peer, false};
-	if (region->filter.mayContain(xmin))
-		if (std::optional<Hlc> hlc = overrideOf(xmin, nullptr))
-			return XidVersion{*hlc, region->region, false};
-	if (known)
-		version = XidVersion{Hlc{timestamp}, region->region, false};
-	return version;
-}
-
-void overrideFilterLoad(RegionShared *region)
-{
-	if (region->filter.loaded.load())
-		return;
-	for (const spi::Row &row : spi::query("SELECT xid::text FROM mrsync.hlc_override"))
-		region->filter.add(static_cast<uint32_t>(std::stoull(*row[0])));
-	region->filter.loaded.store(true);
 }
 
 } // namespace mrsync

@@ -58,10 +58,13 @@ struct Shared
 };
 
 Shared *shared = nullptr;
+StampSlot *slots = nullptr; // one for each process that can have transactions
 shmem_request_hook_type previousRequestHook = nullptr;
 shmem_startup_hook_type previousStartupHook = nullptr;
 
 Size sharedSize() { return add_size(offsetof(Shared, regions), mul_size(sizeof(RegionShared), guc::maxRegions)); }
+
+Size slotsSize() { return mul_size(sizeof(StampSlot), MaxBackends); }
 
 void regionClear(RegionShared *region)
 {
@@ -83,7 +86,7 @@ void requestHook()
 {
 	if (previousRequestHook)
 		previousRequestHook();
-	RequestAddinShmemSpace(sharedSize());
+	RequestAddinShmemSpace(add_size(sharedSize(), slotsSize()));
 	RequestNamedLWLockTranche("mrsync", 1);
 }
 
@@ -141,6 +144,9 @@ void startupHook()
 			regionClear(&shared->regions[i]);
 		fileRead();
 	}
+	slots = static_cast<StampSlot *>(ShmemInitStruct("mrsync stamps", slotsSize(), &found));
+	if (!found)
+		std::memset(static_cast<void *>(slots), 0, slotsSize());
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -211,7 +217,7 @@ uint64_t filterBit(uint32_t xid, int which)
 
 } // namespace
 
-void OverrideFilter::add(uint32_t xid)
+void XidFilter::add(uint32_t xid)
 {
 	for (int which = 0; which < 2; ++which)
 	{
@@ -220,7 +226,7 @@ void OverrideFilter::add(uint32_t xid)
 	}
 }
 
-bool OverrideFilter::mayContain(uint32_t xid) const
+bool XidFilter::mayContain(uint32_t xid) const
 {
 	if (!loaded.load())
 		return true;
@@ -276,6 +282,10 @@ RegionShared *regionAt(int index)
 	return shared && index < shared->capacity ? &shared->regions[index] : nullptr;
 }
 
+std::span<StampSlot> stampSlots() { return {slots, static_cast<size_t>(MaxBackends)}; }
+
+StampSlot &myStampSlot() { return slots[version::myProcNumber()]; }
+
 LWLock *shmemLock() { return shared->lock; }
 
 RegionShared *regionRegister(Oid database, const std::string &name, const std::string &group)
@@ -290,7 +300,7 @@ RegionShared *regionRegister(Oid database, const std::string &name, const std::s
 			continue;
 		int64_t now = GetCurrentTimestamp();
 		regionFill(region, database, name.c_str(), group.c_str(), now);
-		region->filter.loaded.store(true); // a new region has no overrides
+		region->filter.loaded.store(true); // of a new region nothing is written down yet
 		fileWrite(region, now + kCeilingAhead);
 		region->ceiling.store(now + kCeilingAhead);
 		return region;

@@ -10,6 +10,8 @@
 
 #include "core/hlc.h"
 
+#include <span>
+
 extern "C"
 {
 #include "storage/condition_variable.h"
@@ -23,14 +25,31 @@ constexpr int kMaxPeers = 64;
 constexpr int kMaxWorkers = kMaxPeers + 2;
 constexpr uint32_t kFilterWords = 16384; // 2^20 bits
 
-// An exact set would need pruning in step with the table; a filter only ever errs towards one index probe too many.
-struct OverrideFilter
+// The xids of which more is written down than their commit timestamp: overrides, entries and markers of rewritten tables.
+// An exact set would need pruning in step with the tables; a filter only ever errs towards one index probe too many.
+struct XidFilter
 {
-	std::atomic<bool> loaded; // every override of the table is in; until then every xid may have one
+	std::atomic<bool> loaded; // all that the tables hold is in; until then every xid may be
 	std::atomic<uint64_t> words[kFilterWords];
 
 	void add(uint32_t xid);
 	bool mayContain(uint32_t xid) const;
+};
+
+constexpr int kMaxLateStamps = 4096;
+
+struct LateStampShared // a stamp that is not written down yet, see pg/override.h
+{
+	std::atomic<uint32_t> xid; // 0: free. Written last.
+	std::atomic<int64_t> hlc;
+};
+
+struct StampSlot // of one process: its transaction between stamp and end, see pg/override.h
+{
+	std::atomic<uint32_t> top; // 0: none. Written last.
+	std::atomic<uint32_t> last; // the highest id of its subtransactions, or its own
+	std::atomic<int64_t> bound;
+	std::atomic<int64_t> stamp;
 };
 
 constexpr uint32_t kFreedOrigin = PG_UINT16_MAX + 1; // beyond every RepOriginId
@@ -102,7 +121,11 @@ struct RegionShared
 	OriginShared origins[kMaxPeers];
 	PeerShared peers[kMaxPeers];
 	WorkerShared workers[kMaxWorkers];
-	OverrideFilter filter;
+	XidFilter filter;
+	std::atomic<bool> hasEntries;	 // mrsync.row_entry and mrsync.base_marker hold something, perhaps
+	std::atomic<int64_t> stable;	 // every region has everything up to this stamp; 0: not known
+	std::atomic<uint32_t> lateCount;
+	LateStampShared late[kMaxLateStamps];
 };
 static_assert(std::is_trivially_destructible_v<RegionShared>);
 static_assert(std::atomic<int64_t>::is_always_lock_free && std::atomic<Latch *>::is_always_lock_free);
@@ -117,6 +140,9 @@ RegionShared *myRegion();
 RegionShared *regionByDatabase(Oid database);
 // The n-th place, free ones included; null beyond the end. For the launcher.
 RegionShared *regionAt(int index);
+// Of all processes of the server; of this process.
+std::span<StampSlot> stampSlots();
+StampSlot &myStampSlot();
 LWLock *shmemLock(); // guards the texts, and the coming and going of regions and workers
 
 // Makes a database a region, durably. Throws PgError when all places are taken (mrsync.max_regions).

@@ -11,6 +11,7 @@ extern "C"
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
 #include "storage/latch.h"
+#include "storage/proc.h"
 #include "utils/regproc.h"
 #include "utils/resowner.h"
 #if PG_VERSION_NUM >= 180000
@@ -112,6 +113,28 @@ inline Oid primaryKeyIndex(Relation relation)
 	return RelationGetPrimaryKeyIndex(relation, false);
 #else
 	return RelationGetPrimaryKeyIndex(relation);
+#endif
+}
+
+// An attribute as pg_attribute has it, at its place in a description being made.
+inline void setAttribute(TupleDesc desc, Form_pg_attribute from)
+{
+	int i = from->attnum - 1;
+	memcpy(TupleDescAttr(desc, i), from, ATTRIBUTE_FIXED_PART_SIZE);
+#if PG_VERSION_NUM >= 180000
+	populate_compact_attribute(desc, i);
+#else
+	TupleDescAttr(desc, i)->attcacheoff = -1;
+#endif
+}
+
+// Of this process, from 0 below MaxBackends.
+inline int myProcNumber()
+{
+#if PG_VERSION_NUM >= 170000
+	return MyProcNumber;
+#else
+	return MyProc->pgprocno;
 #endif
 }
 

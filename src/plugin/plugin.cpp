@@ -10,6 +10,7 @@
 #include "pg/clock.h"
 #include "pg/fixed_settings.h"
 #include "pg/guard.h"
+#include "pg/override.h"
 #include "plugin/host.h"
 #include "plugin/relation.h"
 
@@ -132,9 +133,11 @@ public:
 		if (region_)
 		{
 			transaction_.region = region_->region;
-			if (region_->filter.mayContain(txn->xid))
-				if (std::optional<Hlc> hlc = overrideOf(txn->xid, SnapshotAny))
-					transaction_.hlc = *hlc;
+			std::optional<Hlc> late = lateStampOf(region_, txn->xid, transaction_.hlc);
+			if (late)
+				host_->lateStamp(txn->xid, transaction_.hlc);
+			if (std::optional<Hlc> hlc = late ? late : overrideOf(region_, txn->xid, SnapshotAny))
+				transaction_.hlc = *hlc;
 		}
 		index_ = 0;
 		for (Stream &stream : streams_)

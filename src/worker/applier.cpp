@@ -26,6 +26,7 @@
 
 extern "C"
 {
+#include "access/commit_ts.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "nodes/makefuncs.h"
@@ -93,6 +94,10 @@ public:
 private:
 	void open()
 	{
+		if (!track_commit_timestamp)
+			throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "track_commit_timestamp is off")
+				.detail("Without commit timestamps it cannot be told which of two writes is the newer one, so nothing is applied.")
+				.hint("Set track_commit_timestamp = on and restart the server.");
 		pgCall(
 			[]
 			{
@@ -429,12 +434,12 @@ private:
 		uint64_t applied = chain_.sequence();
 		if (applied == acknowledged_ || applied == 0)
 			return 1000;
-		TimestampTz now = GetCurrentTimestamp();
+		int64_t now = steadyNow();
 		long since = (now - acknowledgedAt_) / 1000;
 		if (since < guc::ackIntervalMs)
 			return guc::ackIntervalMs - since;
 		WorkerTransaction transaction;
-		int64_t lag = idle && worker_.shared->caughtUp.load() ? 0 : std::max<int64_t>(0, (now - lastCommittedAt_) / 1000);
+		int64_t lag = idle && worker_.shared->caughtUp.load() ? 0 : std::max<int64_t>(0, (GetCurrentTimestamp() - lastCommittedAt_) / 1000);
 		spi::execute("INSERT INTO mrsync.acknowledgement AS a (region_id, source_region, hlc, sequence, event_id, "
 					 "committed_at, lag_ms) SELECT $1, $2, $3::mrsync.hlc, p.sequence, p.event_id, p.committed_at, "
 					 "$4::bigint FROM mrsync.link_position p WHERE p.source_region = $2 "
@@ -451,7 +456,7 @@ private:
 	// from the topic. Returns how long it can wait.
 	long retryParked()
 	{
-		TimestampTz now = GetCurrentTimestamp();
+		int64_t now = steadyNow();
 		if (now < retryAt_)
 			return (retryAt_ - now) / 1000 + 1;
 		bool some = false;
@@ -477,7 +482,7 @@ private:
 				parkedFailedAgain(id, error);
 			}
 		}
-		retryAt_ = some ? 0 : GetCurrentTimestamp() + USECS_PER_SEC;
+		retryAt_ = some ? 0 : steadyNow() + USECS_PER_SEC;
 		return some ? 0 : 1000;
 	}
 
@@ -495,8 +500,8 @@ private:
 	Hlc highest_;
 	int64_t lastCommittedAt_ = 0;
 	uint64_t acknowledged_ = 0;
-	TimestampTz acknowledgedAt_ = 0;
-	TimestampTz retryAt_ = 0;
+	int64_t acknowledgedAt_ = 0; // steadyNow(), as is retryAt_
+	int64_t retryAt_ = 0;
 	std::string trouble_;
 	MemoryContext eventContext_ = nullptr;
 	// of the transaction that is applied one by one: the event_id of the last one parked

@@ -2,7 +2,6 @@
 
 #include "core/codec.h"
 #include "core/ids.h"
-#include "pg/clock.h"
 #include "pg/guard.h"
 #include "pg/spi.h"
 #include "worker/tombstones.h"
@@ -45,9 +44,10 @@ void Apply::relate(LocalState &local, const Target &target, const ChangeEvent &e
 	if (retried_ && version == incoming)
 		local.sameTransaction = true;
 	bool isBase = version.region == region_->region && version.hlc < target.base && version < incoming;
-	if (version.hlc.value == 0 || version.region == event.region || isBase)
+	if (version.region.empty() || version.region == event.region || isBase)
 	{
-		// its own earlier write; one older than anything that is known; or a row from before the table was replicated
+		// its own earlier write; one older than anything that is known, or than anything that is still on its way; or a row
+		// from before the table was replicated
 		local.seenByIncoming = true;
 		return;
 	}
@@ -95,6 +95,8 @@ LocalState Apply::deleted(Target &target, const ChangeEvent &event, const SeenVe
 	{
 		local.kind = LocalKind::Tombstone;
 		local.version = deletion.version;
+		if (!deletion.mine)
+			local.atMost = deletion.atMost;
 		relate(local, target, event, seen);
 	}
 	else if (deletion.mine)
@@ -103,6 +105,21 @@ LocalState Apply::deleted(Target &target, const ChangeEvent &event, const SeenVe
 		local.sameTransaction = true;
 	}
 	return local;
+}
+
+PgError Apply::undecided(const Target &target, const ChangeEvent &event, const LocalState &local, const HeldRow &held) const
+{
+	bool isLive = local.kind == LocalKind::Live;
+	std::string what = isLive ? "The row was written by transaction " + std::to_string(held.xmin)
+							  : std::string("The row was deleted, or the table truncated, by a transaction");
+	return PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+				   "it is not known whether the event or what it found in " + target.name + " is newer")
+		.detail(what + " whose commit timestamp this server does not have any more (track_commit_timestamp was off since, or it is frozen, or "
+					   "the server was promoted). It is not newer than " +
+				toText(*local.atMost) + "; the event is stamped " + toText(event.hlc) + ".")
+		.hint(std::string(isLive ? "Write the row again, in any region, as it should be"
+								 : "Insert the row, in any region, as it should be, or insert it and delete it again") +
+			  ": then the event is the older one, and goes by itself.");
 }
 
 void Apply::row(const ChangeEvent &event, const SeenVector &seen)
@@ -124,12 +141,16 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 		HeldRow held = target->hold(*event.pk);
 		if (held.found)
 		{
-			XidVersion version = versionOf(region_, held.xmin);
+			RowVersion version = target->version(region_, held);
 			local.kind = LocalKind::Live;
 			local.sameTransaction = version.mine;
 			if (!version.mine)
 			{
-				local.version = Version{version.hlc, version.region};
+				// one that is forgotten, but surely from before table_add: older than every event
+				if (version.atMost && version.hlc > target->base)
+					local.atMost = version.hlc;
+				else if (!version.atMost)
+					local.version = Version{version.hlc, version.region};
 				relate(local, *target, event, seen);
 			}
 		}
@@ -157,6 +178,8 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 				{
 					decision = resolve(before, event.operation, incoming);
 					local = before;
+					if (decision.action == Action::Undecided)
+						throw undecided(*target, event, before, held);
 					if (decision.action != Action::Insert)
 						target->takeBack(target->hold(*event.pk));
 				}
@@ -175,6 +198,8 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 			break;
 		case Action::Keep:
 			break;
+		case Action::Undecided:
+			throw undecided(*target, event, local, held);
 		}
 		if (decision.conflict != ConflictType::None)
 			log(*target, event, pkText, local, decision, localImage);

@@ -30,6 +30,7 @@ private:
 	void relate(LocalState &local, const Target &target, const ChangeEvent &event, const SeenVector &seen) const;
 	bool mayBeOnItsWay(const ChangeEvent &event, const SeenVector &seen) const;
 	LocalState deleted(Target &target, const ChangeEvent &event, const SeenVector &seen, const std::string &pkText);
+	PgError undecided(const Target &target, const ChangeEvent &event, const LocalState &local, const HeldRow &held) const;
 	void log(Target &target, const ChangeEvent &event, const std::string &pkText, const LocalState &local,
 			 const Decision &decision, const std::optional<Image> &localImage);
 

@@ -94,7 +94,7 @@ void ControlPlane::peers(const std::map<std::string, std::string> &brokers)
 	{
 		Peer &peer = peers_[name];
 		bool same = peer.brokers == list && peer.options == guc::kafkaOptions;
-		if (same && (peer.consumer || GetCurrentTimestamp() < peer.retryAt))
+		if (same && (peer.consumer || steadyNow() < peer.retryAt))
 			continue;
 		peer.brokers = list;
 		peer.options = guc::kafkaOptions;
@@ -133,7 +133,7 @@ void ControlPlane::connect(const std::string &name, Peer &peer)
 void ControlPlane::failed(const std::string &name, Peer &peer, const std::string &why)
 {
 	peer.consumer.reset();
-	peer.retryAt = peer.trouble.empty() ? 0 : GetCurrentTimestamp() + kRetryPause;
+	peer.retryAt = peer.trouble.empty() ? 0 : steadyNow() + kRetryPause;
 	if (peer.trouble == why)
 		return;
 	peer.trouble = why;
@@ -276,7 +276,7 @@ void ControlPlane::writeRow(const std::string &name, const Statement &statement)
 void ControlPlane::skip(const std::string &name, Peer &peer, int64_t offset, const std::string &why)
 {
 	constexpr int kMostLines = 10;
-	TimestampTz now = GetCurrentTimestamp();
+	int64_t now = steadyNow();
 	if (now - peer.skippedSince > USECS_PER_MINUTE)
 	{
 		peer.skippedSince = now;
@@ -297,7 +297,7 @@ void ControlPlane::skip(const std::string &name, Peer &peer, int64_t offset, con
 
 long ControlPlane::beat()
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int64_t now = steadyNow();
 	long since = (now - beatAt_) / 1000;
 	if (since < guc::heartbeatIntervalMs)
 		return guc::heartbeatIntervalMs - since;

@@ -36,10 +36,10 @@ private:
 		std::string brokers;
 		std::string options;
 		std::unique_ptr<kafka::Consumer> consumer; // null: could not be had; again at retryAt
-		TimestampTz retryAt = 0;
+		int64_t retryAt = 0; // steadyNow(), as are the two below
 		bool fromBeginning = false;	  // where the next consumer starts
 		std::string trouble;		  // said last
-		TimestampTz skippedSince = 0; // skipped records are counted from here
+		int64_t skippedSince = 0; // skipped records are counted from here
 		int skipped = 0;
 	};
 	struct Statement // one row of a peer's, and where it was read
@@ -59,7 +59,7 @@ private:
 
 	Worker &worker_;
 	std::map<std::string, Peer> peers_;
-	TimestampTz beatAt_ = 0;
+	int64_t beatAt_ = 0;
 };
 
 } // namespace mrsync

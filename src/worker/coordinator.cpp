@@ -5,6 +5,9 @@
 #include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/guard.h"
+#include "pg/horizon.h"
+#include "pg/override.h"
+#include "pg/rowversion.h"
 #include "pg/spi.h"
 #include "worker/control.h"
 #include "worker/worker.h"
@@ -34,6 +37,7 @@ constexpr int64_t kRestartLongest = 30 * kSecond;
 constexpr int64_t kHealthy = 60 * kSecond; // who ran this long starts again at once
 constexpr int64_t kRecovered = 3 * kSecond; // who ran this long and is at the end of its topic has read what made it fail
 constexpr int64_t kCeilingReserve = 3 * kSecond;
+constexpr int64_t kHorizonInterval = 10 * kSecond;
 constexpr int kAppliedEventDays = 7;	   // as long as topics keep events
 
 class Coordinator
@@ -46,7 +50,7 @@ public:
 		ifPresent(
 			[&]
 			{
-				overrideFilterLoad(region_);
+				versionFilterLoad(region_);
 				control_.load();
 			});
 		// what was committed before the server started counts for wait_for_peers, too
@@ -67,11 +71,13 @@ public:
 		{
 			worker_.reloadSettings();
 			ceilingEnsure(region_, Hlc{std::max<int64_t>(region_->clock.load(), GetCurrentTimestamp() + kCeilingReserve)});
+			writeLateStamps();
 			supervise();
 			bool more = control_.receive();
 			long pause = control_.beat();
 			describeLinks();
 			partitionAppliedEvents();
+			maintainVersions();
 			worker_.wait(more ? 0 : std::min(pause, 1000L));
 		}
 		dissolve();
@@ -89,8 +95,9 @@ private:
 		std::string peer;
 		int place;
 		BackgroundWorkerHandle *handle = nullptr;
-		TimestampTz startedAt = 0;
-		TimestampTz notBefore = 0;
+		int64_t startedAt = 0; // steadyNow(), as is notBefore
+		int64_t notBefore = 0;
+		TimestampTz progressBefore = 0; // its place's progressAt when it was started
 		int64_t delay = kRestartFirst;
 		bool wanted = false;
 	};
@@ -148,6 +155,23 @@ private:
 			});
 	}
 
+	// From shared memory to where a restart finds them; only then the extractor sends what they belong to.
+	void writeLateStamps()
+	{
+		std::vector<LateStamp> late = lateStamps(region_);
+		if (late.empty())
+			return;
+		WorkerTransaction transaction;
+		for (const LateStamp &stamp : late)
+			// it is there when an earlier coordinator died at this point; a user catalog table knows no ON CONFLICT
+			spi::execute("INSERT INTO mrsync.hlc_override (xid, hlc) SELECT $1::xid8, $2::mrsync.hlc WHERE NOT EXISTS (SELECT FROM "
+						 "mrsync.hlc_override WHERE xid = $1::xid8)",
+						 {std::to_string(U64FromFullTransactionId(fullXid(stamp.xid))), toText(stamp.hlc)});
+		transaction.commit();
+		for (const LateStamp &stamp : late)
+			lateStampForget(region_, stamp.xid);
+	}
+
 	Child &child(WorkerKind kind, const std::string &peer)
 	{
 		for (Child &known : children_)
@@ -196,7 +220,7 @@ private:
 				return true;
 			pfree(child.handle);
 			child.handle = nullptr;
-			TimestampTz now = GetCurrentTimestamp();
+			int64_t now = steadyNow();
 			child.delay = now - child.startedAt >= kHealthy ? kRestartFirst : std::min(2 * child.delay, kRestartLongest);
 			child.notBefore = child.startedAt + child.delay;
 			if (child.wanted)
@@ -236,9 +260,9 @@ private:
 					kill(pid, SIGTERM);
 				startAtOnce(known);
 			}
-			else if (!isRunning && known.wanted && GetCurrentTimestamp() >= known.notBefore)
+			else if (!isRunning && known.wanted && steadyNow() >= known.notBefore)
 				start(known);
-			else if (isRunning && GetCurrentTimestamp() - known.startedAt >= kHealthy)
+			else if (isRunning && steadyNow() - known.startedAt >= kHealthy)
 				place.restarts = 0;
 		}
 		kafkaOptions_ = kafkaOptions;
@@ -258,7 +282,8 @@ private:
 		arguments.kind = child.kind;
 		arguments.place = child.place;
 		strlcpy(arguments.peer, child.peer.c_str(), sizeof arguments.peer);
-		child.startedAt = GetCurrentTimestamp();
+		child.startedAt = steadyNow();
+		child.progressBefore = region_->workers[child.place].progressAt.load();
 		child.handle = workerStart(arguments);
 		if (child.handle)
 		{
@@ -281,9 +306,9 @@ private:
 			samples_.emplace_back(produced, extractor.committedAt.load() ? extractor.committedAt.load() : now);
 		if (samples_.size() > 10000)
 			samples_.erase(samples_.begin() + 1, samples_.begin() + 5000); // coarser, but the oldest stays
-		if (now - describedAt_ < kSecond)
+		if (steadyNow() - describedAt_ < kSecond)
 			return;
-		describedAt_ = now;
+		describedAt_ = steadyNow();
 		uint64_t slowest = UINT64_MAX;
 		WorkerTransaction transaction;
 		for (const Link &link : links_)
@@ -303,8 +328,8 @@ private:
 	bool recovered(const Child &child) const
 	{
 		const WorkerShared &shared = region_->workers[child.place];
-		int64_t age = GetCurrentTimestamp() - child.startedAt;
-		return shared.pid != 0 && (shared.progressAt.load() > child.startedAt || age >= kHealthy ||
+		int64_t age = steadyNow() - child.startedAt;
+		return shared.pid != 0 && (shared.progressAt.load() != child.progressBefore || age >= kHealthy ||
 								   (age >= kRecovered && shared.caughtUp.load()));
 	}
 
@@ -414,6 +439,20 @@ private:
 					 {"ALTER EXTENSION mrsync DROP TABLE mrsync." + name(day), "DROP TABLE mrsync." + name(day)});
 	}
 
+	// The horizon's samples come and go; entries and markers go when no event that is still on its way can meet them.
+	void maintainVersions()
+	{
+		int64_t now = steadyNow();
+		if (now - sampledAt_ < kHorizonInterval)
+			return;
+		sampledAt_ = now;
+		WorkerTransaction transaction;
+		horizonSample(region_);
+		horizonPrune(region_);
+		rowEntriesPrune(region_);
+		transaction.commit();
+	}
+
 	// Runs the statements in a transaction where the table's being there is as said.
 	static void maintain(const std::string &table, bool ifThere, const std::vector<std::string> &statements)
 	{
@@ -471,9 +510,10 @@ private:
 	std::deque<Child> children_;
 	std::deque<std::pair<uint64_t, TimestampTz>> samples_; // our newest sequence, and its commit, from time to time
 	uint64_t kafkaOptions_ = kafkaOptionsStamp();
-	TimestampTz describedAt_ = 0;
+	int64_t describedAt_ = 0; // steadyNow(), as is sampledAt_
 	std::map<std::string, TimestampTz> noticedBehind_; // links whose applier reads nothing: since when there is more; 0: there is not
 	int64_t partitionedFor_ = 0;
+	int64_t sampledAt_ = -kHorizonInterval;
 };
 
 } // namespace

@@ -12,6 +12,7 @@
 #include "pg/clock.h"
 #include "pg/guard.h"
 #include "pg/guc.h"
+#include "pg/override.h"
 #include "pg/spi.h"
 #include "plugin/host.h"
 #include "worker/worker.h"
@@ -84,7 +85,7 @@ public:
 		{
 			serve();
 			if (!full_)
-				fullSince_ = GetCurrentTimestamp();
+				fullSince_ = steadyNow();
 			full_ = true;
 			worker_.wait(100);
 			describe();
@@ -93,6 +94,18 @@ public:
 		ledger_.sent(topic);
 		++sent_;
 		worker_.shared->events.fetch_add(1, std::memory_order_relaxed);
+	}
+
+	void lateStamp(uint32_t xid, Hlc committed) override
+	{
+		while (lateStampOf(region_, xid, committed))
+		{
+			workerWake(region_->coordinatorLatch);
+			serve();
+			worker_.state("this server's clock has gone back: the stamp of transaction " + std::to_string(xid) +
+						  " is being written down");
+			worker_.wait(10);
+		}
 	}
 
 private:
@@ -239,7 +252,7 @@ private:
 	{
 		if (ledger_.drained())
 			worker_.state("");
-		else if (full_ && GetCurrentTimestamp() - fullSince_ > USECS_PER_SEC)
+		else if (full_ && steadyNow() - fullSince_ > USECS_PER_SEC)
 			worker_.state("the broker does not take events" + (trouble_.empty() ? "" : ": " + trouble_));
 		else if (!trouble_.empty())
 			worker_.state("the broker does not acknowledge: " + trouble_);
@@ -248,7 +261,7 @@ private:
 	// Confirms to the slot in steps: note where we are, wait until all before it is acknowledged, store `seen`, confirm.
 	void checkpoint()
 	{
-		TimestampTz now = GetCurrentTimestamp();
+		int64_t now = steadyNow();
 		if (!pending_ && now - checkedAt_ >= kConfirmInterval && context_->reader->EndRecPtr > stored_.lsn)
 		{
 			pending_ = Checkpoint{context_->reader->EndRecPtr, sequence, encodeSeen(seen)};
@@ -283,10 +296,10 @@ private:
 	AckLedger::Confirmed acknowledged_;
 	Checkpoint stored_;
 	std::optional<Checkpoint> pending_;
-	TimestampTz checkedAt_ = 0;
+	int64_t checkedAt_ = 0; // steadyNow(), as is fullSince_
 	uint64_t sent_ = 0; // events handed to the producer
 	bool full_ = false;
-	TimestampTz fullSince_ = 0;
+	int64_t fullSince_ = 0;
 	std::string trouble_;
 };
 

@@ -1,5 +1,6 @@
 // The launcher: one per server, sees to it that every region has its coordinator. Regions whose database is gone are
 // forgotten.
+#include "pg/clock.h"
 #include "pg/guard.h"
 #include "worker/worker.h"
 
@@ -28,7 +29,7 @@ struct Watched
 {
 	Oid database = InvalidOid;
 	BackgroundWorkerHandle *handle = nullptr;
-	TimestampTz startedAt = 0;
+	int64_t startedAt = 0; // steadyNow()
 };
 
 bool databaseExists(Oid database)
@@ -62,7 +63,7 @@ void watch(Watched &watched, RegionShared *region)
 			return;
 		++region->workers[kCoordinatorPlace].restarts;
 	}
-	if (GetCurrentTimestamp() - watched.startedAt < kRestartPause || region->workers[kCoordinatorPlace].pid != 0)
+	if (steadyNow() - watched.startedAt < kRestartPause || region->workers[kCoordinatorPlace].pid != 0)
 		return;
 	if (!databaseExists(database))
 	{
@@ -74,7 +75,7 @@ void watch(Watched &watched, RegionShared *region)
 	arguments.kind = WorkerKind::Coordinator;
 	arguments.place = kCoordinatorPlace;
 	region->workers[kCoordinatorPlace].kind = WorkerKind::Coordinator;
-	watched.startedAt = GetCurrentTimestamp();
+	watched.startedAt = steadyNow();
 	watched.handle = workerStart(arguments);
 }
 

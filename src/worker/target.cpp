@@ -285,6 +285,17 @@ HeldRow Target::hold(const Image &pk)
 		});
 }
 
+RowVersion Target::version(RegionShared *region, const HeldRow &held)
+{
+	if (!mayHaveEntries(region, held.xmin))
+		return versionOfXid(region, held.xmin);
+	AsOwner owner(owner_);
+	Relation rel = pgCall([&] { return table_open(relation, NoLock); });
+	RowVersion version = versionOfRow(region, keyInfo(rel), keyValues_, held.xmin);
+	pgCall([&] { table_close(rel, NoLock); });
+	return version;
+}
+
 Image Target::heldImage()
 {
 	Image image;
@@ -563,7 +574,7 @@ void Target::removeOlder(Hlc hlc, const std::string &region)
 {
 	if (!removeOlderPlan_)
 		removeOlderPlan_ =
-			prepare("DELETE FROM " + name + " WHERE mrsync.version_below(xmin, $1::mrsync.hlc, $2)", {INT8OID, TEXTOID});
+			prepare("DELETE FROM " + name + " AS t WHERE mrsync.version_below(t.tableoid, t.ctid, t.xmin, $1::mrsync.hlc, $2)", {INT8OID, TEXTOID});
 	AsOwner owner(owner_);
 	Datum values[2] = {Int64GetDatum(hlc.value), pgCall([&] { return CStringGetTextDatum(region.c_str()); })};
 	uint64_t processed;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "pg/key.h"
+#include "pg/rowversion.h"
 #include "pg/server.h"
 
 #include "core/event.h"
@@ -67,6 +68,8 @@ public:
 
 	// Finds and holds the row with this key, waiting for transactions in progress that touch it.
 	HeldRow hold(const Image &pk);
+	// Of the row held last, and of the key given to hold().
+	RowVersion version(RegionShared *region, const HeldRow &held);
 	// Of the row held last: its image as events show it.
 	Image heldImage();
 	// Of the key given to hold() last.

@@ -1,7 +1,6 @@
 // The applier's view of mrsync.tombstone: the newest deletion of a key, and writing one where there is no row to delete.
 #pragma once
 
-#include "pg/clock.h"
 #include "worker/target.h"
 
 #include "core/resolver.h"
@@ -12,7 +11,8 @@ namespace mrsync
 struct Deletion
 {
 	bool found = false; // by another transaction
-	Version version;	// the newest of those
+	Version version;	// the newest of those whose version is known
+	std::optional<Hlc> atMost; // the bound of the others
 	bool mine = false;	// this transaction wrote one, too
 };
 

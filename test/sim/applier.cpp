@@ -122,16 +122,19 @@ Applier::Step Applier::tryApply()
 		return Step::Waits;
 
 	auto writer = std::make_shared<const Writer>(Writer{{first.hlc, first.region}, first.tx.sequence, *first.tx.seen});
+	std::set<int> parkedKeys; // their later events keep the order
 	for (const ChangeEvent &event : gathered_)
 	{
 		if (event.operation == Operation::Ddl)
 			continue; // has no effect on rows
 		if (region_.wasApplied(event.id) && !context_.breaks(Break::NoDedup))
 			continue;
-		if (event.operation == Operation::Truncate)
-			applyTruncation(writer);
-		else
-			applyRow(event, writer);
+		if ((event.pk && parkedKeys.contains(keyOf(*event.pk))) || !apply(event, writer))
+		{
+			region_.database().parked.push_back({source_, event, writer});
+			if (event.pk)
+				parkedKeys.insert(keyOf(*event.pk));
+		}
 		region_.recordApplied(event.id);
 	}
 	chain_.applied(first.tx.sequence);
@@ -180,7 +183,8 @@ Decision Applier::decide(int key, const std::optional<Row> &row, Operation op, c
 	LocalState local;
 	if (row)
 	{
-		const Writer &writer = *row->writer;
+		static const Writer nobody;
+		const Writer &writer = row->known ? *row->known : nobody;
 		// Has the one seen what the other wrote?
 		auto saw = [&](const Writer &later, const Writer &earlier)
 		{
@@ -194,7 +198,9 @@ Decision Applier::decide(int key, const std::optional<Row> &row, Operation op, c
 		local.kind = row->live ? LocalKind::Live : LocalKind::Tombstone;
 		local.version = writer.version;
 		local.sameTransaction = writer.version == incoming.version;
-		local.seenByIncoming = saw(incoming, writer);
+		local.seenByIncoming = saw(incoming, writer) || !row->known;
+		if (!context_.breaks(Break::GuessForgotten))
+			local.atMost = row->atMost;
 		local.sawIncoming = !context_.breaks(Break::OneSidedSeen) && saw(writer, incoming);
 	}
 	Decision decision = resolve(local, op, incoming.version);
@@ -203,14 +209,20 @@ Decision Applier::decide(int key, const std::optional<Row> &row, Operation op, c
 	{
 		LocalState older = local;
 		older.version = {};
+		older.atMost.reset();
 		decision = resolve(older, op, incoming.version);
 	}
-	if (row && !local.sameTransaction)
+	if (row && !row->atMost && !local.sameTransaction)
 		context_.history.verdict(key, local.version, incoming.version, decision);
 	return decision;
 }
 
-void Applier::applyRow(const ChangeEvent &event, const WriterPtr &writer)
+bool Applier::apply(const ChangeEvent &event, const WriterPtr &writer)
+{
+	return event.operation == Operation::Truncate ? applyTruncation(writer) : applyRow(event, writer);
+}
+
+bool Applier::applyRow(const ChangeEvent &event, const WriterPtr &writer)
 {
 	Store &store = region_.database().store;
 	int key = keyOf(*event.pk);
@@ -226,17 +238,29 @@ void Applier::applyRow(const ChangeEvent &event, const WriterPtr &writer)
 		break;
 	case Action::Keep:
 		break;
+	case Action::Undecided:
+		return false;
 	}
+	return true;
 }
 
-void Applier::applyTruncation(const WriterPtr &writer)
+bool Applier::applyTruncation(const WriterPtr &writer)
 {
 	Store &store = region_.database().store;
+	std::vector<int> older;
 	for (const auto &[key, value] : store.liveRows())
-		if (decide(key, store.find(key), Operation::Truncate, *writer).action == Action::Delete)
-			remove(key, writer);
+	{
+		Action action = decide(key, store.find(key), Operation::Truncate, *writer).action;
+		if (action == Action::Undecided)
+			return false;
+		if (action == Action::Delete)
+			older.push_back(key);
+	}
+	for (int key : older)
+		remove(key, writer);
 	if (!context_.breaks(Break::NoTombstone))
 		store.rememberTruncation(writer);
+	return true;
 }
 
 void Applier::remove(int key, const WriterPtr &writer)
@@ -245,6 +269,22 @@ void Applier::remove(int key, const WriterPtr &writer)
 		region_.database().store.forget(key);
 	else
 		region_.database().store.remove(key, writer);
+}
+
+void Applier::retryParked()
+{
+	std::vector<Parked> before = std::move(region_.database().parked);
+	region_.database().parked.clear();
+	std::set<int> parkedKeys;
+	for (Parked &parked : before)
+	{
+		const ChangeEvent &event = parked.event;
+		if (parked.source == source_ && !(event.pk && parkedKeys.contains(keyOf(*event.pk))) && apply(event, parked.writer))
+			continue;
+		if (event.pk)
+			parkedKeys.insert(keyOf(*event.pk));
+		region_.database().parked.push_back(std::move(parked));
+	}
 }
 
 bool Applier::isDrained() const

@@ -29,6 +29,9 @@ public:
 
 	void pause(int64_t duration);
 
+	// Tries the link's parked events again.
+	void retryParked();
+
 	bool isDrained() const;
 	std::string state() const; // for messages
 
@@ -44,8 +47,10 @@ private:
 	void read(const Record &record);
 	Step tryApply();
 	bool mustWait();
-	void applyRow(const ChangeEvent &event, const WriterPtr &writer);
-	void applyTruncation(const WriterPtr &writer);
+	// False: undecided, nothing was done.
+	bool apply(const ChangeEvent &event, const WriterPtr &writer);
+	bool applyRow(const ChangeEvent &event, const WriterPtr &writer);
+	bool applyTruncation(const WriterPtr &writer);
 	Decision decide(int key, const std::optional<Row> &row, Operation op, const Writer &incoming) const;
 	void remove(int key, const WriterPtr &writer);
 

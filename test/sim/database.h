@@ -25,6 +25,16 @@ struct Row
 {
 	bool live = false; // otherwise the memory of a deletion
 	std::string value;
+	WriterPtr writer; // the truth, for the checks
+	WriterPtr known;  // what the region can tell of it: the same; or of several memories the newest that is not forgotten
+	std::optional<Hlc> atMost; // the version is forgotten, but for this bound
+};
+
+// An event that could not be decided, and waits.
+struct Parked
+{
+	int source = 0;
+	ChangeEvent event;
 	WriterPtr writer;
 };
 
@@ -34,9 +44,12 @@ public:
 	// The live row, or the newest memory of its deletion.
 	std::optional<Row> find(int key) const;
 
-	void put(int key, std::string value, WriterPtr writer) { rows_[key] = {true, std::move(value), std::move(writer)}; }
-	void remove(int key, WriterPtr writer) { rows_[key] = {false, "", std::move(writer)}; }
+	void put(int key, std::string value, WriterPtr writer) { rows_[key] = {true, std::move(value), writer, writer, {}}; }
+	void remove(int key, WriterPtr writer) { rows_[key] = {false, "", writer, writer, {}}; }
 	void forget(int key) { rows_.erase(key); }
+
+	// The versions of all that is here are not to be found any more; none of them is above the bound.
+	void forgetVersions(Hlc bound);
 
 	// The memory of a truncation; the rows themselves are removed one by one, by version.
 	void rememberTruncation(WriterPtr writer);
@@ -45,7 +58,7 @@ public:
 
 private:
 	std::map<int, Row> rows_;
-	WriterPtr truncated_; // of the newest truncation
+	std::optional<Row> truncated_; // the memory of the newest truncation
 };
 
 struct LinkPosition
@@ -62,6 +75,7 @@ struct Database
 	SeenVector seen;
 	CausalPast past;
 	size_t appliedEvents = 0; // length of the region's list of them
+	std::vector<Parked> parked;
 };
 
 } // namespace mrsync::sim

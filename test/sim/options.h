@@ -24,6 +24,7 @@ enum class Break
 	NoIncarnation, // a dead producer's late records count
 	OneSidedSeen,  // a conflict is judged by what the incoming event had seen alone
 	SeenByHlc,     // "had seen" is judged by stamps alone, as if commits never overtook each other
+	GuessForgotten, // a version that is not known any more counts as older than everything
 };
 
 struct BreakInfo
@@ -40,6 +41,7 @@ constexpr BreakInfo kBreaks[] = {
     {Break::NoTiebreak, "no-tiebreak", "I1 I3"},    {Break::NoDedup, "no-dedup", "I2"},
     {Break::EarlyConfirm, "early-confirm", "I2"},   {Break::NoIncarnation, "no-incarnation", "I2"},
     {Break::OneSidedSeen, "one-sided-seen", "I3"},  {Break::SeenByHlc, "seen-by-hlc", "I3"},
+    {Break::GuessForgotten, "guess-forgotten", "I1 I3"},
 };
 
 struct Options

@@ -151,6 +151,30 @@ void Region::write()
 	                         });
 }
 
+void Region::forgetVersions()
+{
+	// of what is on disk, too: a crash does not bring them back
+	for (Database *database : {&database_, &flushed_})
+		database->store.forgetVersions(clock_.last());
+}
+
+void Region::writeAnew(int key)
+{
+	open_.emplace_back();
+	auto tx = std::prev(open_.end());
+	tx->id = ++opened_;
+	tx->past = database_.past;
+	std::string value = name_ + std::to_string(++values_);
+	std::map<int, std::string> rows = database_.store.liveRows();
+	if (auto old = rows.find(key); old != rows.end())
+		tx->statements.push_back({Operation::Update, key, old->second, value});
+	else
+		tx->statements.push_back({Operation::Insert, key, std::nullopt, value});
+	tx->stamp = clock_.stamp([this] { return physical(); }, context_.plan.forceOverride);
+	ensureCeiling(tx->stamp.hlc);
+	commit(tx);
+}
+
 // Takes the row's lock; false when another transaction holds it.
 bool Region::lock(OpenTransaction &tx, int key) const
 {

@@ -32,6 +32,12 @@ public:
 	// A local transaction begins, runs its statements and will commit a little later.
 	void write();
 
+	// The commit timestamps of all that was written so far are gone.
+	void forgetVersions();
+
+	// A user writes the row anew, which ends what is unknown about it.
+	void writeAnew(int key);
+
 	// The machine's clock steps to this distance from true time.
 	void stepClock(int64_t offset) { offset_ = offset; }
 

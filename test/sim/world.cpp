@@ -4,6 +4,7 @@
 #include "sim/region.h"
 
 #include <algorithm>
+#include <set>
 
 namespace mrsync::sim
 {
@@ -36,7 +37,8 @@ Plan planOf(uint64_t seed, const Options &options)
 class World
 {
 public:
-	World(uint64_t seed, const Options &options) : context_(planOf(seed, options), options.broken, seed)
+	World(uint64_t seed, const Options &options)
+	    : context_(planOf(seed, options), options.broken, seed), forgetful_(seed * 2 + 7)
 	{
 		for (int i = 0; i < context_.plan.regions; ++i)
 			regions_.push_back(std::make_unique<Region>(context_, i));
@@ -52,10 +54,12 @@ public:
 			planFaults(*region);
 		}
 		repeat([this] { context_.kafka.outage(context_.upTo(20 * kSecond)); });
+		planForgetting();
 
 		while (context_.scheduler.now() < context_.plan.duration)
 			context_.scheduler.runNext();
 		drain();
+		settle();
 		checkEffects();
 		checkRows();
 		context_.history.checkCausality();
@@ -134,6 +138,46 @@ private:
 		}
 	}
 
+	// Commit timestamps get lost: in every third world, and with dice of its own.
+	void planForgetting()
+	{
+		if (!forgetful_.oneIn(3))
+			return;
+		for (auto &region : regions_)
+			for (int64_t count = forgetful_.between(0, 2); count > 0; --count)
+				context_.scheduler.after(forgetful_.between(0, context_.plan.duration),
+				                         [this, index = region->index()]
+				                         { regions_[static_cast<size_t>(index)]->forgetVersions(); });
+	}
+
+	// What could not be decided waits until somebody writes these rows anew. A truncation waits for all of them.
+	void settle()
+	{
+		for (int round = 0; round < 100; ++round)
+		{
+			bool any = false;
+			for (auto &region : regions_)
+			{
+				for (auto &applier : region->appliers())
+					applier->retryParked();
+				std::set<int> keys;
+				for (const Parked &parked : region->database().parked)
+					if (parked.event.pk)
+						keys.insert(keyOf(*parked.event.pk));
+					else
+						for (const auto &[key, value] : region->database().store.liveRows())
+							keys.insert(key);
+				any |= !region->database().parked.empty();
+				for (int key : keys)
+					region->writeAnew(key);
+			}
+			if (!any)
+				return;
+			drain();
+		}
+		throw CheckFailed("I1", "parked events remain, whatever is written");
+	}
+
 	bool isDrained() const
 	{
 		return std::all_of(regions_.begin(), regions_.end(),
@@ -208,6 +252,7 @@ private:
 	}
 
 	Context context_;
+	test::Random forgetful_;
 	std::vector<std::unique_ptr<Region>> regions_;
 };
 

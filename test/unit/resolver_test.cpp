@@ -20,7 +20,7 @@ constexpr LocalKind kKinds[] = {LocalKind::Absent, LocalKind::Live, LocalKind::T
 Decision resolveWith(LocalKind kind, Version local, Operation op, Version incoming, bool sameTransaction = false,
                      bool seenByIncoming = false, bool sawIncoming = false)
 {
-	return resolve({kind, std::move(local), sameTransaction, seenByIncoming, sawIncoming}, op, incoming);
+	return resolve({kind, std::move(local), sameTransaction, seenByIncoming, sawIncoming, std::nullopt}, op, incoming);
 }
 
 const Version kLow{{100}, "b"};
@@ -146,6 +146,64 @@ TEST(ResolverTest, BothSidesAgreeOnTheWinner)
 					bool firstWins = resolveWith(LocalKind::Live, second, Operation::Update, first).incomingWins;
 					EXPECT_NE(firstWins, secondWins);
 				}
+}
+
+// Whatever the version really is between what is known of it: the answer is the one that it would give, or none.
+TEST(ResolverTest, AForgottenVersionIsNeverGuessed)
+{
+	std::vector<Version> versions{{}};
+	for (int64_t hlc : {1, 2, 3, 4})
+		for (const char *region : {"a", "b"})
+			versions.push_back({{hlc}, region});
+	int undecided = 0;
+	for (LocalKind kind : {LocalKind::Live, LocalKind::Tombstone})
+		for (Operation op : {Operation::Insert, Operation::Update, Operation::Delete, Operation::Truncate})
+			for (const Version &known : versions)
+				for (int64_t atMost : {0, 1, 2, 3, 4})
+					for (const Version &incoming : versions)
+						for (int flags = 0; flags < 4; ++flags)
+						{
+							if (known.hlc.value > atMost || incoming.hlc.value == 0)
+								continue;
+							LocalState forgotten{kind, known, false, (flags & 1) != 0, (flags & 2) != 0, Hlc{atMost}};
+							Decision decision = resolve(forgotten, op, incoming);
+							bool canTell = incoming <= known || incoming.hlc.value > atMost;
+							ASSERT_EQ(decision.action != Action::Undecided, canTell);
+							if (!canTell)
+							{
+								ASSERT_EQ(decision, (Decision{Action::Undecided, ConflictType::None, false}));
+								++undecided;
+								continue;
+							}
+							for (const Version &truth : versions)
+							{
+								if (truth < known || truth.hlc.value > atMost)
+									continue;
+								Decision informed = resolveWith(kind, truth, op, incoming);
+								ASSERT_EQ(decision.action, informed.action);
+								ASSERT_EQ(decision.incomingWins, informed.incomingWins);
+							}
+						}
+	EXPECT_GT(undecided, 0);
+}
+
+TEST(ResolverTest, WhatThisTransactionWroteIsNotForgotten)
+{
+	for (LocalKind kind : kKinds)
+		for (Operation op : kOperations)
+		{
+			LocalState own{kind, {}, true, false, false, Hlc{300}};
+			EXPECT_EQ(resolve(own, op, kLow), resolveWith(kind, {}, op, kLow, true));
+		}
+}
+
+TEST(ResolverTest, WhereNothingIsNothingIsForgotten)
+{
+	for (Operation op : kOperations)
+	{
+		LocalState absent{LocalKind::Absent, {}, false, false, false, Hlc{300}};
+		EXPECT_EQ(resolve(absent, op, kLow), resolveWith(LocalKind::Absent, {}, op, kLow));
+	}
 }
 
 TEST(ConflictTypeTest, NamesAreThoseOfPostgres)

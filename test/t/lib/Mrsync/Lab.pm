@@ -102,6 +102,25 @@ sub kill9 { my ($self, $region) = @_; $self->lab('kill', $region); }     # the p
 sub kafka { my ($self, $what) = @_; $self->lab('kafka', $what); }        # start, stop, kill
 # Restarts a region with its clock shifted by seconds against true time.
 sub clock { my ($self, $region, $seconds) = @_; $self->lab('clock', $region, sprintf '%+d', $seconds); }
+# The same while it runs; the first time it is restarted.
+sub clock_now { my ($self, $region, $seconds) = @_; $self->lab('clock', $region, sprintf('%+d', $seconds), 'now'); }
+# After clock_now, at once: to this shift; or when a process has read its clock so many times from now on.
+sub clock_step
+{
+	my ($self, $region, $seconds, $pid, $reads) = @_;
+	my $name = "$self->{dir}/region/$region/clock.shift";
+	open my $file, '+<:raw', $name or croak "$name: $!";
+	seek $file, 8, 0 if $pid;
+	print $file $pid ? pack('q3', $pid, $reads, $seconds) : pack('q4', $seconds, 0, 0, 0);
+	close $file or croak "$name: $!";
+}
+sub clock_shift
+{
+	my ($self, $region) = @_;
+	open my $file, '<:raw', "$self->{dir}/region/$region/clock.shift" or croak "no movable clock in $region: $!";
+	read $file, my $bytes, 8;
+	return unpack 'q', $bytes;
+}
 
 sub port
 {
