@@ -51,9 +51,7 @@ void stampLate(RegionShared *region)
 {
 	TransactionId *children;
 	int count = xactGetCommittedChildren(&children);
-	lateStampAdd(region, GetTopTransactionIdIfAny(), announced);
-	for (int i = 0; i < count; ++i)
-		lateStampAdd(region, children[i], announced);
+	lateStampAdd(region, GetTopTransactionIdIfAny(), children, count, announced);
 }
 
 void ended()

@@ -79,7 +79,7 @@ void defineKafkaOptions()
 void define()
 {
 	DefineCustomIntVariable("mrsync.max_regions", "Most databases of this server that can be regions.",
-							"Each takes about 250 kB of shared memory.", &maxRegions, 8, 1, 64, PGC_POSTMASTER, 0,
+							"Each takes about 330 kB of shared memory.", &maxRegions, 8, 1, 64, PGC_POSTMASTER, 0,
 							nullptr, nullptr, nullptr);
 	DefineCustomIntVariable("mrsync.max_clock_skew",
 							"How far ahead of this server's clock a peer's stamp may be.",

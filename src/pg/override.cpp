@@ -36,6 +36,30 @@ std::optional<Hlc> lateStampInTable(const RegionShared *region, TransactionId xi
 	return std::nullopt;
 }
 
+// False: there was no place, for long.
+bool lateStampPut(RegionShared *region, TransactionId xid, Hlc stamp)
+{
+	region->filter.add(xid);
+	region->lateCount.fetch_add(1);
+	for (int wait = 0; wait < kMostWaits; ++wait)
+	{
+		for (LateStampShared &place : region->late)
+		{
+			uint32_t free = InvalidTransactionId;
+			if (!place.xid.compare_exchange_strong(free, kClaimed))
+				continue;
+			place.hlc.store(stamp.value);
+			place.xid.store(xid);
+			workerWake(region->coordinatorLatch);
+			return true;
+		}
+		workerWake(region->coordinatorLatch);
+		pg_usleep(1000);
+	}
+	region->lateCount.fetch_sub(1);
+	return false;
+}
+
 } // namespace
 
 void overrideWrite(RegionShared *region, TransactionId top, Hlc hlc)
@@ -112,30 +136,17 @@ void stampWithdraw()
 		slot.top.store(InvalidTransactionId);
 }
 
-void lateStampAdd(RegionShared *region, TransactionId xid, Hlc stamp)
+void lateStampAdd(RegionShared *region, TransactionId top, const TransactionId *children, int childCount, Hlc stamp)
 {
-	region->filter.add(xid);
-	region->lateCount.fetch_add(1);
-	for (int wait = 0; wait < kMostWaits; ++wait)
-	{
-		for (LateStampShared &place : region->late)
+	for (int i = -1; i < childCount; ++i)
+		if (!lateStampPut(region, i < 0 ? top : children[i], stamp))
 		{
-			uint32_t free = InvalidTransactionId;
-			if (!place.xid.compare_exchange_strong(free, kClaimed))
-				continue;
-			place.hlc.store(stamp.value);
-			place.xid.store(xid);
-			workerWake(region->coordinatorLatch);
+			ereport(WARNING, (errmsg("the stamp of transaction %u could not be written down", top),
+							  errdetail("The clock has gone back while it committed, and the coordinator of this region does not run. "
+										"Its rows may lose in other regions to what they have replaced here."),
+							  errhint("Write these rows again.")));
 			return;
 		}
-		workerWake(region->coordinatorLatch);
-		pg_usleep(1000);
-	}
-	region->lateCount.fetch_sub(1);
-	ereport(WARNING, (errmsg("the stamp of transaction %u could not be written down", xid),
-					  errdetail("The clock has gone back while it committed, and the coordinator of this region does not run. "
-								"Its rows may lose in other regions to what they have replaced here."),
-					  errhint("Write these rows again.")));
 }
 
 std::optional<Hlc> lateStampOf(RegionShared *region, TransactionId top, Hlc committed)

@@ -26,8 +26,9 @@ void stampAnnounce(TransactionId top, TransactionId lastChild, Hlc bound, Hlc st
 // At the transaction's end, also when it aborts. Nothing can fail.
 void stampWithdraw();
 
-// At COMMIT, when it did turn out so. Nothing can fail; may wait for the coordinator where very many are late.
-void lateStampAdd(RegionShared *region, TransactionId xid, Hlc stamp);
+// At COMMIT, when it did turn out so: of the transaction and its subtransactions. Nothing can fail; may wait for the
+// coordinator where very many are late.
+void lateStampAdd(RegionShared *region, TransactionId top, const TransactionId *children, int childCount, Hlc stamp);
 
 // The stamp of a transaction with this commit timestamp, while it is written down nowhere but in shared memory.
 std::optional<Hlc> lateStampOf(RegionShared *region, TransactionId top, Hlc committed);

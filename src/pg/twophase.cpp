@@ -127,11 +127,7 @@ void commitPreparedEnd()
 	{
 		Clock(region->clock).adopt(Hlc{timestamp});
 		if (timestamp <= committing.bound.value) // the clock went back since the wait
-		{
-			lateStampAdd(region, xid, committing.stamp);
-			for (int i = 0; i < committing.childCount; ++i)
-				lateStampAdd(region, committing.children[i], committing.stamp);
-		}
+			lateStampAdd(region, xid, committing.children, committing.childCount, committing.stamp);
 	}
 	stampWithdraw();
 }

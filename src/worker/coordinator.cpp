@@ -38,6 +38,7 @@ constexpr int64_t kHealthy = 60 * kSecond; // who ran this long starts again at 
 constexpr int64_t kRecovered = 3 * kSecond; // who ran this long and is at the end of its topic has read what made it fail
 constexpr int64_t kCeilingReserve = 3 * kSecond;
 constexpr int64_t kHorizonInterval = 10 * kSecond;
+constexpr int64_t kPruneInterval = 600 * kSecond; // of the horizon, and of what rewritten tables have written down
 constexpr int kAppliedEventDays = 7;	   // as long as topics keep events
 
 class Coordinator
@@ -448,8 +449,12 @@ private:
 		sampledAt_ = now;
 		WorkerTransaction transaction;
 		horizonSample(region_);
-		horizonPrune(region_);
-		rowEntriesPrune(region_);
+		if (now - prunedAt_ >= kPruneInterval)
+		{
+			prunedAt_ = now;
+			horizonPrune(region_);
+			rowEntriesPrune(region_);
+		}
 		transaction.commit();
 	}
 
@@ -510,10 +515,11 @@ private:
 	std::deque<Child> children_;
 	std::deque<std::pair<uint64_t, TimestampTz>> samples_; // our newest sequence, and its commit, from time to time
 	uint64_t kafkaOptions_ = kafkaOptionsStamp();
-	int64_t describedAt_ = 0; // steadyNow(), as is sampledAt_
+	int64_t describedAt_ = 0; // steadyNow(), as are sampledAt_ and prunedAt_
 	std::map<std::string, TimestampTz> noticedBehind_; // links whose applier reads nothing: since when there is more; 0: there is not
 	int64_t partitionedFor_ = 0;
 	int64_t sampledAt_ = -kHorizonInterval;
+	int64_t prunedAt_ = -kPruneInterval;
 };
 
 } // namespace

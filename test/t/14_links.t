@@ -51,7 +51,7 @@ is(ids('us'), '1,2,3', 'us has the rows of all, its own server\'s other database
 is(ids('eu'), '1,2,3', 'eu, too');
 is(ids('us', @alt), '1,2,3', 'alt, too');
 # whose version a row has: that of its source, by the origin that its transaction bears
-my $version_below = "SELECT mrsync.version_below(xmin, pg_xact_commit_timestamp(xmin)::mrsync.hlc, 'b') FROM t WHERE id";
+my $version_below = "SELECT mrsync.version_below(tableoid, ctid, xmin, pg_xact_commit_timestamp(xmin)::mrsync.hlc, 'b') FROM t WHERE id";
 is(us("$version_below = 3"), 't', 'us knows a row of alt as alt\'s, not as that of the region whose region_connect was rolled back');
 is(eu("$version_below = 3"), 't', 'eu, too, where a savepoint was rolled back');
 is(us('SELECT count(DISTINCT slot_name) FROM pg_replication_slots'), 2, 'each has a slot of its own');
@@ -284,7 +284,7 @@ eu($known);
 $lab->sql('us', "INSERT INTO t VALUES (61, 'of the first')", @second);
 $lab->wait_for('eu', 'SELECT v FROM t WHERE id = 61', 'of the first');
 is(eu("SELECT link_origin FROM mrsync.region WHERE region_id = 'reborn'"), $origin, 'an origin that was dropped serves again');
-is(eu("SELECT mrsync.version_below(xmin, pg_xact_commit_timestamp(xmin)::mrsync.hlc, 'o') FROM t WHERE id = 61"), 'f',
+is(eu("SELECT mrsync.version_below(tableoid, ctid, xmin, pg_xact_commit_timestamp(xmin)::mrsync.hlc, 'o') FROM t WHERE id = 61"), 'f',
 	'and its rows are those of the new region');
 $lab->sql('us', 'SELECT mrsync.region_leave(); DROP EXTENSION mrsync CASCADE; ', @second);
 us('DROP DATABASE second');

@@ -20,8 +20,8 @@ my @regions = qw(us eu ap);
 my $lab = Mrsync::Lab->up(regions => \@regions, settings => { 'mrsync.apply_error_retry_interval' => '1s', 'autovacuum' => 'off' });
 $lab->everywhere('CREATE EXTENSION citext; CREATE ACCESS METHOD heap2 TYPE TABLE HANDLER heap_tableam_handler');
 $lab->tables(<<'SQL', qw(t parted leafed keyed parent child num cit cut));
-CREATE TABLE t (id integer PRIMARY KEY, v text, n integer DEFAULT 0);
-CREATE TABLE parted (id integer PRIMARY KEY, v text, n integer DEFAULT 0) PARTITION BY RANGE (id);
+CREATE TABLE t (id integer PRIMARY KEY, v text, n integer DEFAULT 0, m integer DEFAULT 0);
+CREATE TABLE parted (id integer PRIMARY KEY, v text, n integer DEFAULT 0, m integer DEFAULT 0) PARTITION BY RANGE (id);
 CREATE TABLE parted_low PARTITION OF parted FOR VALUES FROM (MINVALUE) TO (1000000);
 CREATE TABLE leafed (id integer, kind integer, v text, PRIMARY KEY (id, kind)) PARTITION BY LIST (kind);
 CREATE TABLE leafed_1 PARTITION OF leafed FOR VALUES IN (1);
@@ -97,6 +97,7 @@ for my $force ('off', 'on')
 	late_events('parted', $_) for 'a column of another type', 'another access method', 'a rewrite, CLUSTER, and VACUUM FULL';
 
 	# Writes of the very transaction that rewrites are new; what it did not write is as old as it was.
+	my ($first, $second) = $force eq 'off' ? ('bigint', 'numeric') : ('bigint', 'integer');
 	for my $table ('t', 'parted')
 	{
 		my @ids = ids(8);
@@ -109,11 +110,11 @@ for my $force ('off', 'on')
 		$lab->sql('us', <<"SQL");
 BEGIN;
 UPDATE $table SET v = 'new' WHERE id IN ($before, $again);
-ALTER TABLE $table ADD x double precision DEFAULT random();
+ALTER TABLE $table ALTER m TYPE $first;
 UPDATE $table SET v = 'new' WHERE id = $between;
 DELETE FROM $table WHERE id = $again;
 INSERT INTO $table (id, v) VALUES ($again, 'new');
-ALTER TABLE $table ADD y double precision DEFAULT random();
+ALTER TABLE $table ALTER m TYPE $second;
 SAVEPOINT a;
 UPDATE $table SET v = 'new' WHERE id = $nested;
 RELEASE a;
@@ -122,7 +123,6 @@ UPDATE $table SET v = 'new' WHERE id = $undone;
 ROLLBACK TO b;
 UPDATE $table SET v = 'new' WHERE id = $after;
 INSERT INTO $table (id, v) VALUES ($inserted, 'new');
-ALTER TABLE $table DROP x, DROP y;
 COMMIT;
 SQL
 		expect("writes around rewrites of $table in one transaction", $table, (map { $_ => 'new' } $before, $between, $after, $inserted, $nested, $again), $untouched => 'eu', $undone => 'eu');
@@ -262,7 +262,7 @@ sub track_off_and_on
 		$lab->stop('us');
 		$lab->start('us');
 		next if $on eq 'on';
-		$lab->wait_for('us', "SELECT bool_and(state LIKE 'down: % track_commit_timestamp is off%') FROM mrsync.worker_status WHERE worker = 'applier' AND state <> 'paused'");
+		$lab->wait_for('us', "SELECT bool_and(state LIKE 'down: track_commit_timestamp is off%') FROM mrsync.worker_status WHERE worker = 'applier' AND state <> 'paused'");
 		pass('without commit timestamps nothing is applied, and the workers say why');
 	}
 }
@@ -306,7 +306,8 @@ lost('VACUUM FREEZE of all databases', \&freeze);
 	$lab->everywhere("SELECT mrsync.table_add('loaded')");
 	track_off_and_on();
 	$lab->sql('eu', "UPDATE loaded SET v = 'eu' WHERE id = 1; DELETE FROM loaded WHERE id = 2");
-	expect('rows from before table_add whose commit timestamps are gone', 'loaded', 1 => 'eu', 2 => 'none', 3 => 'loaded');
+	$lab->drain;
+	is $lab->same('SELECT * FROM loaded ORDER BY id', 'rows from before table_add whose commit timestamps are gone: equal'), "1|eu\n3|loaded", 'a peer\'s first write to them wins';
 	is $lab->sql('us', "SELECT count(*) FROM mrsync.conflict_log WHERE table_name = 'public.loaded'"), 0, 'no conflict';
 }
 $lab->healthy;
