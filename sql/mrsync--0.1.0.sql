@@ -152,14 +152,14 @@ COMMENT ON COLUMN mrsync.link_position.applied_at IS 'When it was applied, by th
 -- How far this region's own topics are known to be written, and what it had applied of others by then.
 CREATE TABLE mrsync.extractor_position (
 	one boolean PRIMARY KEY DEFAULT true CHECK (one),
-	-- starts high: peers ignore incarnations below one they know, also those of a region that left and came back
+	-- peers ignore incarnations below one they know, also those of a region that left and came back
 	incarnation bigint NOT NULL DEFAULT extract(epoch FROM clock_timestamp())::bigint,
 	sequence bigint NOT NULL DEFAULT 0,
 	seen text NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE mrsync.extractor_position IS 'How far this region''s topic is acknowledged by the broker, and what the region had applied of others by then';
 COMMENT ON COLUMN mrsync.extractor_position.one IS 'There is one row';
-COMMENT ON COLUMN mrsync.extractor_position.incarnation IS 'Counts the starts of the extractor, from the time (seconds since 1970) at which the region was made';
+COMMENT ON COLUMN mrsync.extractor_position.incarnation IS 'Which start of the extractor the present one is: the seconds since 1970 at that time, or one more than the one before where that is more';
 COMMENT ON COLUMN mrsync.extractor_position.sequence IS 'Of the newest transaction acknowledged: (timeline << 48) | LSN of the commit';
 COMMENT ON COLUMN mrsync.extractor_position.seen IS 'How far the other regions had been applied here at that point of the WAL, as JSON: {region: {sequence, hlc}}';
 

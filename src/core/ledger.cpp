@@ -29,6 +29,20 @@ AckLedger::Confirmed AckLedger::confirm()
 	return confirmed_;
 }
 
+// Incarnations. Each start of a source's extractor is one, with a number above all before; every record says which one
+// sent it. Nothing stands in a topic between two of them, for nothing has to:
+// (1) What an incarnation sends is the region's transactions in order and whole, from a boundary on. Of that, the topic
+//     holds a beginning, in its order and without holes (idempotent producer): a dead one's last records may land late,
+//     or never.
+// (2) Everything before that boundary had been acknowledged to lower incarnations while they lived. So it stands in the
+//     topic before the first record of this one; and at its place none of it was behind a record of a higher one than
+//     the one that sent it, for those had not begun.
+// So a reader that, from its first record of an incarnation on, ignores all of lower ones, has read everything before
+// the boundary by then (2), and reads everything behind it from this incarnation, or from a higher one for which the
+// same is true (1). What lower ones land late is a repetition of that, or its unfinished beginning.
+// Before its first record nobody is to be kept off: what lands late goes on, in order, where its incarnation was.
+// A reader that starts again at its position knows the incarnation of what it applied last. Were a record of a higher
+// one before the position, that transaction would have been ignored.
 SequenceChain::Verdict SequenceChain::judge(const Envelope &tx)
 {
 	if (tx.incarnation < incarnation_)

@@ -51,7 +51,7 @@ private:
 	Confirmed confirmed_;
 };
 
-// Consumer side: the chain of sequences of one source region.
+// Consumer side: the chain of sequences of one source region. Why it needs no fence: ledger.cpp.
 class SequenceChain
 {
 public:

@@ -31,7 +31,7 @@ constexpr int64_t kFromEnd = -1;
 struct Record
 {
 	int64_t offset = 0;		// of the (first) record
-	int64_t nextOffset = 0; // where to go on after it
+	int64_t nextOffset = 0; // where to go on after it: behind it, or at the beginning of a value that is not complete yet
 	std::string payload;
 };
 

@@ -105,11 +105,15 @@ private:
 
 	void open()
 	{
+		// First: while another process of ours still held the slot, it could send under its incarnation behind our back.
+		acquireSlot();
 		std::string brokers;
 		{
 			WorkerTransaction transaction;
-			spi::Rows rows = spi::query("UPDATE mrsync.extractor_position SET incarnation = incarnation + 1 "
-										"RETURNING incarnation, sequence, seen");
+			// Above all before, durably, before anything is sent (core/ledger.cpp). The time makes it so, too, where the row
+			// is an older one: that of a backup, or of a standby which had not received all.
+			spi::Rows rows = spi::query("UPDATE mrsync.extractor_position SET incarnation = greatest(incarnation + 1, "
+										"extract(epoch FROM clock_timestamp())::bigint) RETURNING incarnation, sequence, seen");
 			spi::Rows local = spi::query("SELECT kafka_brokers FROM mrsync.region WHERE is_local");
 			if (rows.empty() || local.empty())
 				throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the region's catalog rows are missing");
@@ -139,14 +143,6 @@ private:
 		pgCall(
 			[&]
 			{
-				char slot[NAMEDATALEN];
-				slotName(MyDatabaseId, slot);
-				version::acquireSlot(slot);
-				if (MyReplicationSlot->data.restart_lsn == InvalidXLogRecPtr)
-					ereport(ERROR,
-							(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-							 errmsg("replication slot \"%s\" has been invalidated: WAL that it needs is gone", slot),
-							 errdetail("max_slot_wal_keep_size was exceeded while the events could not be sent.")));
 				// In a transaction, so that this process keeps an ordinary xmin for its own ones.
 				StartTransactionCommand();
 				MemoryContext former = MemoryContextSwitchTo(TopMemoryContext);
@@ -168,6 +164,22 @@ private:
 								  PointerGetDatum(region_));
 			});
 		region_->extractorLatch.store(MyLatch);
+	}
+
+	void acquireSlot()
+	{
+		pgCall(
+			[]
+			{
+				char slot[NAMEDATALEN];
+				slotName(MyDatabaseId, slot);
+				version::acquireSlot(slot);
+				if (MyReplicationSlot->data.restart_lsn == InvalidXLogRecPtr)
+					ereport(ERROR,
+							(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+							 errmsg("replication slot \"%s\" has been invalidated: WAL that it needs is gone", slot),
+							 errdetail("max_slot_wal_keep_size was exceeded while the events could not be sent.")));
+			});
 	}
 
 	// Decodes what is there, some records at a time. True when there may be more.

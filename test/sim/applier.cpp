@@ -43,7 +43,7 @@ void Applier::poll(uint64_t life)
 		schedule(wait);
 		return;
 	}
-	const std::vector<Record> &topic = context_.kafka.topic(source_);
+	const std::vector<std::string> &topic = context_.kafka.topic(source_);
 	for (uint64_t budget = 1 + context_.random.below(20); budget > 0; --budget)
 	{
 		if (complete_ && tryApply() == Step::Waits)
@@ -59,19 +59,11 @@ void Applier::poll(uint64_t life)
 	schedule(1 + context_.upTo(context_.plan.pollInterval));
 }
 
-void Applier::read(const Record &record)
+void Applier::read(const std::string &record)
 {
-	if (record.fence != 0)
-	{
-		Envelope fence;
-		fence.incarnation = record.fence;
-		if (!context_.breaks(Break::NoIncarnation))
-			chain_.judge(fence);
-		return;
-	}
-	auto decoded = decode(record.event);
+	auto decoded = decode(record);
 	if (const auto *error = std::get_if<DecodeError>(&decoded))
-		throw CheckFailed("codec", error->message + ": " + record.event);
+		throw CheckFailed("codec", error->message + ": " + record);
 	auto &event = std::get<ChangeEvent>(decoded);
 	if (context_.breaks(Break::NoIncarnation))
 		event.tx.incarnation = 1;
@@ -87,7 +79,7 @@ void Applier::read(const Record &record)
 	case SequenceChain::Verdict::Stale:
 		return;
 	case SequenceChain::Verdict::Gap:
-		throw CheckFailed("I2", state() + ": a gap before " + record.event);
+		throw CheckFailed("I2", state() + ": a gap before " + record);
 	}
 	switch (gate_.judge(event.tx))
 	{
@@ -99,7 +91,7 @@ void Applier::read(const Record &record)
 	case TransactionGate::Verdict::Ignore:
 		return;
 	case TransactionGate::Verdict::Broken:
-		throw CheckFailed("I2", state() + ": a record is missing before " + record.event);
+		throw CheckFailed("I2", state() + ": a record is missing before " + record);
 	}
 	complete_ = event.tx.last;
 	adopted_ = false;

@@ -41,7 +41,7 @@ private:
 
 	void poll(uint64_t life);
 	void schedule(int64_t delay);
-	void read(const Record &record);
+	void read(const std::string &record);
 	Step tryApply();
 	bool mustWait();
 	void applyRow(const ChangeEvent &event, const WriterPtr &writer);

@@ -13,7 +13,6 @@ void Extractor::start()
 	confirmed_ = slot_;
 	next_ = slot_;
 	cut_.clear();
-	send({incarnation_, ""});
 	pump();
 }
 
@@ -42,7 +41,7 @@ void Extractor::pump()
 		encode(event, json);
 		if (sent_ == cut_.size())
 			markLast(json);
-		send({0, std::move(json)});
+		send(std::move(json));
 		if (sent_ == cut_.size())
 		{
 			session_->ledger.commit(event.tx.commitLsn, event.tx.sequence);
@@ -74,7 +73,7 @@ std::vector<ChangeEvent> Extractor::cut(const Transaction &tx) const
 	return records;
 }
 
-void Extractor::send(Record record)
+void Extractor::send(std::string record)
 {
 	session_->ledger.sent(AckLedger::Data);
 	session_->underWay.push_back(std::move(record));

@@ -32,7 +32,7 @@ private:
 	struct Session
 	{
 		int64_t incarnation;
-		std::deque<Record> underWay;
+		std::deque<std::string> underWay;
 		int64_t lastLanding = 0;
 		bool dead = false;
 		int64_t heldUntil = 0; // of a dead one: its batch is stuck somewhere
@@ -40,7 +40,7 @@ private:
 	};
 
 	std::vector<ChangeEvent> cut(const Transaction &tx) const;
-	void send(Record record);
+	void send(std::string record);
 	void land(const std::shared_ptr<Session> &session);
 	void acknowledged(const std::shared_ptr<Session> &session);
 	void confirm();

@@ -12,18 +12,12 @@
 namespace mrsync::sim
 {
 
-struct Record
-{
-	int64_t fence = 0; // an incarnation begins; 0: an event
-	std::string event;
-};
-
 class Kafka
 {
 public:
 	Kafka(const Scheduler &scheduler, int regions) : scheduler_(scheduler), topics_(static_cast<size_t>(regions)) {}
 
-	std::vector<Record> &topic(int region) { return topics_[static_cast<size_t>(region)]; }
+	std::vector<std::string> &topic(int region) { return topics_[static_cast<size_t>(region)]; }
 
 	void outage(int64_t duration) { downUntil_ = std::max(downUntil_, scheduler_.now() + duration); }
 
@@ -32,7 +26,7 @@ public:
 
 private:
 	const Scheduler &scheduler_;
-	std::vector<std::vector<Record>> topics_;
+	std::vector<std::vector<std::string>> topics_;
 	int64_t downUntil_ = 0;
 };
 
