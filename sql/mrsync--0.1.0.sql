@@ -136,7 +136,8 @@ CREATE TABLE mrsync.link_position (
 	hlc mrsync.hlc NOT NULL,
 	event_id uuid,
 	committed_at timestamptz,
-	applied_at timestamptz NOT NULL
+	applied_at timestamptz NOT NULL,
+	event_offset bigint
 ) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 1000);
 COMMENT ON TABLE mrsync.link_position IS 'Where each incoming link goes on reading; part of the transaction that applied up to there';
 COMMENT ON COLUMN mrsync.link_position.source_region IS 'The link''s source';
@@ -148,6 +149,7 @@ COMMENT ON COLUMN mrsync.link_position.hlc IS 'The highest stamp applied up to t
 COMMENT ON COLUMN mrsync.link_position.event_id IS 'The last event applied';
 COMMENT ON COLUMN mrsync.link_position.committed_at IS 'When it was committed, by the source''s clock';
 COMMENT ON COLUMN mrsync.link_position.applied_at IS 'When it was applied, by this server''s clock';
+COMMENT ON COLUMN mrsync.link_position.event_offset IS 'Offset in the topic of the last event applied; an applier that starts makes sure that it still stands there. NULL: not known, and not looked at';
 
 -- How far this region's own topics are known to be written, and what it had applied of others by then.
 CREATE TABLE mrsync.extractor_position (
@@ -181,7 +183,7 @@ CREATE TABLE mrsync.heartbeat (
 COMMENT ON TABLE mrsync.heartbeat IS 'The last sign of life of each region, with the sequence of its newest transaction';
 COMMENT ON COLUMN mrsync.heartbeat.region_id IS 'Whose sign of life';
 COMMENT ON COLUMN mrsync.heartbeat.hlc IS 'Stamp of this row by that region''s clock; of two rows the higher one counts';
-COMMENT ON COLUMN mrsync.heartbeat.sequence IS 'Of that region''s newest transaction: (timeline << 48) | LSN of the commit';
+COMMENT ON COLUMN mrsync.heartbeat.sequence IS 'Of that region''s newest transaction whose events the broker has acknowledged: (timeline << 48) | LSN of the commit. Its topic holds all up to there';
 COMMENT ON COLUMN mrsync.heartbeat.sent_at IS 'When it was sent, by that region''s clock';
 
 CREATE TABLE mrsync.acknowledgement (
@@ -534,9 +536,9 @@ COMMENT ON FUNCTION mrsync.apply_error_discard(bigint) IS 'Gives a parked event 
 CREATE FUNCTION mrsync.worker_stat(OUT kind text, OUT peer text, OUT pid integer, OUT running boolean, OUT state text,
 	OUT started_at timestamptz, OUT restarts integer, OUT sequence bigint, OUT hlc mrsync.hlc, OUT committed_at timestamptz,
 	OUT progress_at timestamptz, OUT transactions bigint, OUT events bigint, OUT parked bigint, OUT caught_up boolean,
-	OUT last_error text, OUT last_error_at timestamptz)
+	OUT last_error text, OUT last_error_at timestamptz, OUT degraded boolean)
 RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mrsync_worker_stat';
-COMMENT ON FUNCTION mrsync.worker_stat() IS 'The worker processes of this region, one row each, from shared memory; no row when the database is no region. peer: an applier''s source. sequence, hlc, committed_at: of the last transaction sent (extractor) or applied (applier); transactions, events, parked: since its start; restarts: in a row. Example: SELECT * FROM mrsync.worker_stat();';
+COMMENT ON FUNCTION mrsync.worker_stat() IS 'The worker processes of this region, one row each, from shared memory; no row when the database is no region. peer: an applier''s source. sequence, hlc, committed_at: of the last transaction sent (extractor) or applied (applier); transactions, events, parked: since its start; restarts: in a row; degraded: its state does not pass by itself. Example: SELECT * FROM mrsync.worker_stat();';
 
 CREATE FUNCTION mrsync.peer_stat(OUT region_id text, OUT acked_sequence bigint, OUT head_sequence bigint, OUT heartbeat_at timestamptz)
 RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mrsync_peer_stat';
@@ -548,7 +550,7 @@ SELECT w.kind AS worker, w.peer AS source_region,
 		WHEN NOT w.running AND w.kind = 'applier' AND EXISTS (SELECT FROM mrsync.replication_link l JOIN mrsync.region r
 			ON r.region_id = l.target_region AND r.is_local WHERE l.source_region = w.peer AND l.status = 'paused') THEN 'paused'
 		WHEN NOT w.running THEN 'down: ' || coalesce(w.last_error, 'not started yet')
-		WHEN w.state IS NOT NULL THEN 'waiting: ' || w.state
+		WHEN w.state IS NOT NULL THEN CASE WHEN w.degraded THEN 'degraded: ' ELSE 'waiting: ' END || w.state
 		WHEN w.kind = 'applier' AND NOT w.caught_up THEN
 			CASE WHEN w.progress_at < clock_timestamp() - interval '30 s'
 				THEN 'stalled: no progress for ' || date_trunc('second', clock_timestamp() - w.progress_at)
@@ -563,7 +565,7 @@ ORDER BY CASE w.kind WHEN 'coordinator' THEN 1 WHEN 'extractor' THEN 2 ELSE 3 EN
 COMMENT ON VIEW mrsync.worker_status IS 'The worker processes of this region and how they are. up: for how long; last_progress: how long ago it sent or applied something; last_error may be of an earlier run';
 COMMENT ON COLUMN mrsync.worker_status.worker IS 'coordinator, extractor or applier';
 COMMENT ON COLUMN mrsync.worker_status.source_region IS 'Whose events an applier applies; NULL for the others';
-COMMENT ON COLUMN mrsync.worker_status.state IS 'running; catching up; paused; waiting: what for; stalled: for how long; down: why';
+COMMENT ON COLUMN mrsync.worker_status.state IS 'running; catching up; paused; waiting: what for; stalled: for how long; degraded: what does not pass by itself; down: why';
 COMMENT ON COLUMN mrsync.worker_status.pid IS 'Its process; NULL: it does not run';
 COMMENT ON COLUMN mrsync.worker_status.up IS 'How long it has been running';
 COMMENT ON COLUMN mrsync.worker_status.restarts IS 'How often it was started again, in a row';
@@ -583,7 +585,7 @@ SELECT l.link_id, l.source_region, l.target_region,
 		WHEN l.status IN ('paused', 'decommissioned') THEN l.status
 		WHEN l.target_region = here.region_id THEN
 			CASE
-				WHEN l.status = 'degraded' THEN 'degraded: ' || coalesce(w.state, w.last_error, parked.n || CASE parked.n WHEN 1 THEN ' event parked' ELSE ' events parked' END)
+				WHEN l.status = 'degraded' OR w.degraded THEN 'degraded: ' || coalesce(w.state, w.last_error, parked.n || CASE parked.n WHEN 1 THEN ' event parked' ELSE ' events parked' END)
 				WHEN w.kind IS NULL THEN 'down: no applier yet'
 				WHEN NOT w.running THEN 'down: ' || coalesce(w.last_error, 'not started yet')
 				WHEN w.state IS NOT NULL THEN 'waiting: ' || w.state
@@ -595,7 +597,7 @@ SELECT l.link_id, l.source_region, l.target_region,
 				ELSE 'catching up'
 			END
 		WHEN x.kind IS NULL OR NOT x.running THEN 'down: extractor: ' || coalesce(x.last_error, 'not started yet')
-		WHEN x.state IS NOT NULL THEN 'waiting: extractor: ' || x.state
+		WHEN x.state IS NOT NULL THEN CASE WHEN x.degraded THEN 'degraded' ELSE 'waiting' END || ': extractor: ' || x.state
 		WHEN p.heartbeat_at IS NULL THEN 'waiting: nothing heard of ' || l.target_region || ' yet'
 		WHEN p.heartbeat_at < clock_timestamp() - interval '30 s'
 			THEN 'waiting: nothing heard of ' || l.target_region || ' for ' || date_trunc('second', clock_timestamp() - p.heartbeat_at)

@@ -110,6 +110,7 @@ struct Consumer::Impl
 	Clock::time_point nextLook = Clock::now() + kLookEvery;
 	bool ended = false;
 	std::optional<std::string> fatal; // stays
+	bool offsetLost = false;
 	std::optional<std::string> lastError;
 
 	~Impl()
@@ -145,6 +146,7 @@ struct Consumer::Impl
 				return;
 			case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
 			case RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE:
+				offsetLost = true;
 				fail("topic \"" + topicName + "\" has no offset " +
 					 std::to_string(fetchNext >= 0 ? fetchNext : message->offset) + ": " + said);
 				return;
@@ -380,6 +382,7 @@ Consumer::Polled Consumer::poll(size_t max, int timeoutMs, const std::function<v
 	polled.atEnd = me.ended;
 	polled.answered = me.answered;
 	polled.fatal = me.fatal;
+	polled.offsetLost = me.offsetLost;
 	polled.lastError = std::move(me.lastError);
 	// librdkafka wakes only when an empty queue fills: what is left over now needs a wake of our own.
 	if (me.wakeFd >= 0 && !me.fatal && (me.next < me.batch.size() || rd_kafka_queue_length(me.queue.get()) > 0))

@@ -51,6 +51,7 @@ public:
 		bool missing = false;				  // the broker has no such topic (lastError says so): asked for again and again
 		bool atEnd = false;					  // the end of the topic was reached at some moment of this call
 		std::optional<std::string> fatal;	  // offset out of range, topic gone, authorisation: a named stop
+		bool offsetLost = false;			  // it is because the topic does not have that offset
 		std::optional<std::string> lastError; // passing trouble
 	};
 	// Hands at most max records to the sink, in order; waits at most timeoutMs for the first.

@@ -12,4 +12,13 @@ Oid catalogRelation(const char *name);
 // The replication slot of a region's database.
 void slotName(Oid database, char (&name)[NAMEDATALEN]);
 
+enum class SlotState
+{
+	Free,
+	InUse,
+	Missing,
+	Invalidated, // WAL that it needs is gone
+};
+SlotState slotState(const char *name); // may ereport, too
+
 } // namespace mrsync

@@ -45,7 +45,7 @@ struct PeerShared // what a peer told us on its control topic
 {
 	char region[kRegionIdLength];			  // "" : free
 	std::atomic<uint64_t> ackedSequence;	  // of ours, applied there
-	std::atomic<uint64_t> headSequence;		  // its own newest transaction, by its heartbeat
+	std::atomic<uint64_t> headSequence;		  // its own newest transaction in its topic, by its heartbeat
 	std::atomic<int64_t> heartbeatAt;		  // when we received it (our physical clock)
 };
 
@@ -66,7 +66,8 @@ struct WorkerShared
 	TimestampTz startedAt;
 	TimestampTz endedAt;
 	int32_t restarts; // in a row, without a healthy minute between
-	char state[256];  // what it is doing or waiting for, for a person; "" : in order
+	char state[1024]; // what it is doing or waiting for, for a person; "" : in order
+	bool degraded;	  // the state is one that does not pass by itself
 	TimestampTz stateAt;
 	char lastError[1024]; // message — detail — hint
 	TimestampTz lastErrorAt;
@@ -92,7 +93,7 @@ struct RegionShared
 	std::atomic<int64_t> ceiling;		 // durable: the clock never starts below it
 	std::atomic<uint64_t> lastCommitEnd; // end of the newest commit record of this database
 	std::atomic<uint64_t> decodedEnd;	 // the extractor has decoded up to here
-	std::atomic<uint64_t> ackedSequence; // the broker holds our transactions up to here
+	std::atomic<uint64_t> ackedSequence; // the broker holds our transactions up to here; heartbeats say so
 	std::atomic<Latch *> extractorLatch; // set at commit; null: no extractor
 	std::atomic<Latch *> coordinatorLatch;
 	ConditionVariable acks; // broadcast when a peer acknowledged, or decodedEnd moved while someone waits

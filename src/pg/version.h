@@ -63,6 +63,15 @@ inline void acquireSlot(const char *name)
 #endif
 }
 
+inline bool isInvalidated(const ReplicationSlotPersistentData &slot)
+{
+#if PG_VERSION_NUM >= 160000
+	return slot.invalidated != RS_INVAL_NONE;
+#else
+	return slot.restart_lsn == InvalidXLogRecPtr;
+#endif
+}
+
 inline void setupOriginSession(RepOriginId origin)
 {
 #if PG_VERSION_NUM >= 160000

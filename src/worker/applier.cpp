@@ -2,6 +2,11 @@
 // whole transactions, and applies each as one local transaction: rows, dedup record, conflict log and position together
 // (I7). So a crash anywhere replays harmlessly, and synchronous_commit is off.
 //
+// Nothing is skipped (I8). At its start it makes sure that the record applied last still stands where it stood. If not,
+// the topic was made anew, or has lost its tail, or its head up to there: then it reads the whole topic, and the chain of
+// sequences says whether anything is missing. While it runs the chain says so; where nothing comes any more, the source's
+// heartbeats say how far the topic should reach.
+//
 // The local transaction carries the source's stamp as its commit timestamp and the source region's replication origin;
 // the version of every row it writes is found from its xmin ever after.
 // What fails and may succeed later by itself is retried; what fails otherwise is parked event by event in
@@ -42,6 +47,8 @@ namespace
 constexpr size_t kMostRecords = 1000; // taken from the consumer at a time
 constexpr long kRetryFirstMs = 10;
 constexpr long kRetryLongestMs = 5000;
+// How long a topic may end before the place that its source's heartbeat names: the two come on different ways.
+constexpr int64_t kTailPatience = 5 * USECS_PER_SEC;
 
 // Errors that say "not now", not "never".
 bool isRetryable(const PgError &error)
@@ -73,6 +80,15 @@ public:
 			apply_.sweep();
 			kafka::Consumer::Polled polled =
 				consumer_->poll(kMostRecords, 0, [&](kafka::Record &&record) { receive(std::move(record)); });
+			if (anchor_ && polled.offsetLost)
+				lost_ = "does not reach back to offset " + std::to_string(anchor_->offset);
+			else if (anchor_ && polled.atEnd)
+				lost_ = "ends before offset " + std::to_string(anchor_->offset);
+			if (lost_)
+			{
+				readFromBeginning();
+				continue;
+			}
 			if (polled.fatal)
 				throw PgError(ERRCODE_DATA_EXCEPTION, "topic " + topic_ + " cannot be read on at offset " +
 														  std::to_string(nextOffset_) + ": " + *polled.fatal)
@@ -83,14 +99,33 @@ public:
 				trouble_.clear();
 			else if (polled.lastError)
 				trouble_ = "no answer from the broker: " + *polled.lastError;
-			worker_.shared->caughtUp.store(isCaughtUp(polled));
-			worker_.state(trouble_);
+			bool tailLost = isTailLost(polled);
+			worker_.shared->caughtUp.store(!tailLost && isCaughtUp(polled));
+			if (tailLost)
+				worker_.degraded("topic " + topic_ + " ends before the newest transactions of region " + worker_.peer +
+								 ": the last one applied here is " + std::to_string(chain_.sequence()) +
+								 ", the topic should reach to " + std::to_string(tailHead_) + history_);
+			else if (polled.missing && chain_.sequence() != 0)
+				worker_.degraded(trouble_);
+			else
+				worker_.state(trouble_);
 			long pause = std::min(acknowledge(polled.records == 0), retryParked());
 			worker_.wait(polled.records > 0 ? 0 : pause);
 		}
 	}
 
 private:
+	struct Place // of the last record of a transaction, in the topic
+	{
+		int64_t offset;
+		int64_t next; // where to go on after it
+	};
+	struct Anchor // the record that was applied last
+	{
+		int64_t offset;
+		Uuid event;
+	};
+
 	void open()
 	{
 		pgCall(
@@ -103,7 +138,6 @@ private:
 				set("plan_cache_mode", "force_generic_plan");
 				deadlockWatchInit();
 			});
-		std::string brokers;
 		int64_t offset = kafka::kFromBeginning;
 		{
 			WorkerTransaction transaction;
@@ -111,16 +145,21 @@ private:
 										 {worker_.peer});
 			if (peers.empty() || !peers[0][1])
 				throw PgError(ERRCODE_UNDEFINED_OBJECT, "region " + worker_.peer + " is not known here");
-			brokers = *peers[0][0];
+			consumerConfig_.brokers = *peers[0][0];
 			origin_ = static_cast<RepOriginId>(std::stoul(*peers[0][1]));
 			topic_ = std::string("mrsync.") + region_->group + "." + worker_.peer;
 			spi::Rows position =
-				spi::query("SELECT next_offset, incarnation, sequence, hlc::bigint, extract(epoch FROM committed_at)::text "
+				spi::query("SELECT next_offset, incarnation, sequence, hlc::bigint, event_offset, event_id "
 						   "FROM mrsync.link_position WHERE source_region = $1",
 						   {worker_.peer});
 			if (!position.empty())
 			{
 				nextOffset_ = offset = std::stoll(*position[0][0]);
+				if (position[0][4] && position[0][5])
+				{
+					anchor_ = Anchor{std::stoll(*position[0][4]), *parseUuid(*position[0][5])};
+					offset = std::min(offset, anchor_->offset);
+				}
 				chain_ = SequenceChain(std::stoll(*position[0][1]), std::stoull(*position[0][2]));
 				knownIncarnation_ = chain_.incarnation();
 				highest_ = Hlc{std::stoll(*position[0][3])};
@@ -137,12 +176,59 @@ private:
 			{
 				eventContext_ = AllocSetContextCreate(TopMemoryContext, "mrsync event", ALLOCSET_DEFAULT_SIZES);
 			});
-		kafka::ConsumerConfig config;
-		config.brokers = brokers;
-		config.options = guc::kafkaOptions;
-		config.clientId = std::string("mrsync-") + region_->region;
-		config.topic = topic_;
-		consumer_ = std::make_unique<kafka::Consumer>(config, offset, worker_.wakeFd());
+		consumerConfig_.options = guc::kafkaOptions;
+		consumerConfig_.clientId = std::string("mrsync-") + region_->region;
+		consumerConfig_.topic = topic_;
+		consumer_ = std::make_unique<kafka::Consumer>(consumerConfig_, offset, worker_.wakeFd());
+	}
+
+	// The topic is not the one that was read up to here, or not all of it is left. What it holds may still go on, without
+	// a gap, from what was applied: the chain decides.
+	void readFromBeginning()
+	{
+		history_ = "; it " + *lost_ + ", up to where it had been read: it was made anew, or cut off";
+		pgCall(
+			[topic = topic_.c_str(), what = lost_->c_str()]
+			{ ereport(LOG, (errmsg("topic %s %s, up to where it had been read: it is read from its beginning", topic, what))); });
+		lost_.reset();
+		anchor_.reset();
+		nextOffset_ = 0;
+		atEnd_ = false;
+		gate_ = TransactionGate();
+		inbox_.clear();
+		consumer_.reset();
+		consumer_ = std::make_unique<kafka::Consumer>(consumerConfig_, kafka::kFromBeginning, worker_.wakeFd());
+	}
+
+	// Does the topic still hold what was applied last? An end of the topic behind it does not tell: a new topic may have
+	// grown longer.
+	void checkAnchor(const kafka::Record &record)
+	{
+		if (record.offset < anchor_->offset || (record.offset > anchor_->offset && record.nextOffset <= anchor_->offset))
+			return; // it is still to come, or not complete yet
+		auto decoded = decode(record.payload);
+		auto *event = std::get_if<ChangeEvent>(&decoded);
+		if (record.offset == anchor_->offset && event && event->id == anchor_->event)
+			anchor_.reset();
+		else
+			lost_ = "holds something else at offset " + std::to_string(anchor_->offset);
+	}
+
+	// The source says that more is in its topic than can be read there.
+	bool isTailLost(const kafka::Consumer::Polled &polled)
+	{
+		atEnd_ = polled.atEnd || (atEnd_ && polled.records == 0);
+		const PeerShared *peer = peerShared(region_, worker_.peer, false);
+		uint64_t head = peer ? peer->headSequence.load() : 0;
+		TimestampTz now = GetCurrentTimestamp();
+		if (!atEnd_ || !trouble_.empty() || head <= chain_.sequence())
+			tailHead_ = 0;
+		else if (tailHead_ == 0)
+		{
+			tailHead_ = head;
+			tailSince_ = now;
+		}
+		return tailHead_ != 0 && now - tailSince_ > kTailPatience;
 	}
 
 	// The broker says where a topic ends only half a second after we got there; the source's own word may be sooner.
@@ -158,6 +244,10 @@ private:
 
 	void receive(kafka::Record &&record)
 	{
+		if (anchor_)
+			checkAnchor(record);
+		if (lost_ || record.offset < nextOffset_)
+			return;
 		auto decoded = decode(record.payload);
 		if (auto *error = std::get_if<DecodeError>(&decoded))
 			throw PgError(ERRCODE_DATA_CORRUPTED, "the record at offset " + std::to_string(record.offset) + " of topic " +
@@ -193,13 +283,13 @@ private:
 						std::to_string(event.tx.position) + " of its transaction; the one before it is missing.");
 		}
 		bool last = event.tx.last;
-		int64_t nextOffset = record.nextOffset;
+		const Place place{record.offset, record.nextOffset};
 		inbox_.add(std::move(event), std::move(record.payload));
 		if (!last)
 			return;
 		waitForClock(inbox_.last().hlc);
 		clockAdopt(region_, inbox_.last().hlc);
-		applyUntilDone(nextOffset);
+		applyUntilDone(place);
 		inbox_.clear();
 	}
 
@@ -207,7 +297,7 @@ private:
 	{
 		// of a transaction whose beginning is gone, nothing can be applied
 		std::string whole = "What can be read, from offset " + std::to_string(offset) + " on, follows sequence " +
-							std::to_string(tx.position == 1 ? tx.previous : tx.sequence);
+							std::to_string(tx.position == 1 ? tx.previous : tx.sequence) + history_;
 		if (chain_.sequence() == 0)
 			return PgError(ERRCODE_DATA_EXCEPTION, "topic " + topic_ + " does not begin with the first transaction of region " +
 													   worker_.peer)
@@ -259,14 +349,14 @@ private:
 		}
 	}
 
-	void applyUntilDone(int64_t nextOffset)
+	void applyUntilDone(const Place &place)
 	{
 		bool oneByOne = false;
 		for (long pause = kRetryFirstMs;; pause = std::min(2 * pause, kRetryLongestMs))
 		{
 			try
 			{
-				applyOnce(nextOffset, oneByOne);
+				applyOnce(place, oneByOne);
 				break;
 			}
 			catch (const PgError &error)
@@ -285,7 +375,7 @@ private:
 			}
 		}
 		const ChangeEvent &last = inbox_.last();
-		nextOffset_ = nextOffset;
+		nextOffset_ = place.next;
 		chain_.applied(last.tx.sequence);
 		knownIncarnation_ = chain_.incarnation();
 		highest_ = std::max(highest_, last.hlc);
@@ -300,7 +390,7 @@ private:
 	}
 
 	// One source transaction as one local transaction. oneByOne: an event that fails is parked, the others go on.
-	void applyOnce(int64_t nextOffset, bool oneByOne)
+	void applyOnce(const Place &place, bool oneByOne)
 	{
 		begin();
 		parkedRows_.clear();
@@ -316,8 +406,8 @@ private:
 						apply_.event(event, seen);
 					MemoryContextReset(eventContext_);
 				});
-		recordPosition({worker_.peer, topic_, nextOffset, chain_.incarnation(), last.tx.sequence,
-						std::max(highest_, last.hlc), last.id, last.committedAt});
+		recordPosition({worker_.peer, topic_, place.next, chain_.incarnation(), last.tx.sequence,
+						std::max(highest_, last.hlc), last.id, last.committedAt, place.offset});
 		commit(last.tx.sequence, last.hlc);
 	}
 
@@ -472,8 +562,15 @@ private:
 
 	Worker &worker_;
 	RegionShared *region_;
+	kafka::ConsumerConfig consumerConfig_;
 	std::unique_ptr<kafka::Consumer> consumer_;
 	std::string topic_;
+	std::optional<Anchor> anchor_;	  // to be met again first
+	std::optional<std::string> lost_; // why it was not
+	std::string history_;			  // the same, for those who read messages
+	bool atEnd_ = false;			  // of the topic
+	uint64_t tailHead_ = 0;			  // the sequence that the topic should reach, and does not; 0: it does
+	TimestampTz tailSince_ = 0;
 	RepOriginId origin_ = InvalidRepOriginId;
 	int64_t nextOffset_ = 0;
 	Inbox inbox_;

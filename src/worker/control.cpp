@@ -307,7 +307,7 @@ long ControlPlane::beat()
 				 "VALUES ($1, $2::mrsync.hlc, $3::bigint, clock_timestamp()) ON CONFLICT (region_id) DO UPDATE SET "
 				 "hlc = excluded.hlc, sequence = greatest(h.sequence, excluded.sequence), sent_at = excluded.sent_at",
 				 {std::string(worker_.region->region), toText(clockTick(worker_.region)),
-				  std::to_string(worker_.region->workers[kExtractorPlace].sequence.load())});
+				  std::to_string(worker_.region->ackedSequence.load())});
 	transaction.commit();
 	return guc::heartbeatIntervalMs;
 }

@@ -317,7 +317,7 @@ private:
 				int64_t committedAt = shared.committedAt.load();
 				if (!shared.caughtUp.load() && committedAt != 0)
 					lag = std::to_string(std::max<int64_t>(0, (now - committedAt) / 1000));
-				failing = known.wanted && known.delay > 2 * kRestartFirst && !recovered(known);
+				failing = shared.degraded || (known.wanted && known.delay > 2 * kRestartFirst && !recovered(known));
 			}
 		// former: a link that is paused or resumed at this moment keeps what it was told
 		spi::execute(

@@ -138,6 +138,7 @@ private:
 		// In this order: whoever waits for us takes no sequence of an earlier run for the newest.
 		region_->decodedEnd.store(0);
 		worker_.shared->sequence.store(sequence);
+		region_->ackedSequence.store(sequence);
 
 		pluginHostSet(this);
 		pgCall(
@@ -166,20 +167,34 @@ private:
 		region_->extractorLatch.store(MyLatch);
 	}
 
+	// Holds the slot from here on. One that is lost is waited for: to end and start again would not bring it back.
 	void acquireSlot()
 	{
-		pgCall(
-			[]
+		char slot[NAMEDATALEN];
+		slotName(MyDatabaseId, slot);
+		const std::string name = std::string("replication slot \"") + slot + "\" ";
+		for (;;)
+		{
+			switch (pgCall([&] { return slotState(slot); }))
 			{
-				char slot[NAMEDATALEN];
-				slotName(MyDatabaseId, slot);
-				version::acquireSlot(slot);
-				if (MyReplicationSlot->data.restart_lsn == InvalidXLogRecPtr)
-					ereport(ERROR,
-							(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-							 errmsg("replication slot \"%s\" has been invalidated: WAL that it needs is gone", slot),
-							 errdetail("max_slot_wal_keep_size was exceeded while the events could not be sent.")));
-			});
+			case SlotState::Free:
+				pgCall([&] { version::acquireSlot(slot); });
+				worker_.state("");
+				return;
+			case SlotState::InUse:
+				worker_.state(name + "is in use by another process");
+				break;
+			case SlotState::Missing:
+				worker_.degraded(name + "does not exist any more: what this region commits is not sent");
+				break;
+			case SlotState::Invalidated:
+				worker_.degraded(name + "has been invalidated, since it kept more WAL than max_slot_wal_keep_size: what this "
+								 "region commits is not sent");
+				break;
+			}
+			worker_.wait(1000);
+			worker_.reloadSettings();
+		}
 	}
 
 	// Decodes what is there, some records at a time. True when there may be more.
@@ -243,7 +258,7 @@ private:
 		if (served.fatal)
 			throw PgError(ERRCODE_CONNECTION_FAILURE, "the Kafka producer failed: " + *served.fatal);
 		acknowledged_ = ledger_.confirm();
-		region_->ackedSequence.store(acknowledged_.sequence);
+		region_->ackedSequence.store(std::max(acknowledged_.sequence, stored_.sequence));
 		describe();
 	}
 

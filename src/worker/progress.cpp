@@ -93,7 +93,7 @@ void recordPosition(const LinkPosition &position)
 		{
 			Relation rel = openKnown("link_position", RowExclusiveLock);
 			Datum source = text(position.source);
-			Datum values[9] = {source,
+			Datum values[10] = {source,
 							   text(position.topic),
 							   Int64GetDatum(position.nextOffset),
 							   Int64GetDatum(position.incarnation),
@@ -101,8 +101,9 @@ void recordPosition(const LinkPosition &position)
 							   Int64GetDatum(position.hlc.value),
 							   uuid(position.event),
 							   TimestampTzGetDatum(position.committedAt),
-							   TimestampTzGetDatum(GetCurrentTimestamp())};
-			bool nulls[9] = {};
+							   TimestampTzGetDatum(GetCurrentTimestamp()),
+							   Int64GetDatum(position.eventOffset)};
+			bool nulls[10] = {};
 			HeapTuple tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 			ScanKeyData key;
 			ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, source);

@@ -33,6 +33,7 @@ struct LinkPosition
 	Hlc hlc; // the highest so far
 	Uuid event;
 	int64_t committedAt;
+	int64_t eventOffset; // in the topic
 };
 
 void recordPosition(const LinkPosition &position);
