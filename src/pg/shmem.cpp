@@ -396,6 +396,19 @@ const char *originRegion(const RegionShared *region, RepOriginId origin)
 	return nullptr;
 }
 
+RepOriginId originOf(const RegionShared *region, std::string_view peer)
+{
+	for (const OriginShared &place : region->origins)
+	{
+		uint32_t id = place.origin.load();
+		if (id == InvalidRepOriginId)
+			break;
+		if (id != kFreedOrigin && peer == place.region)
+			return static_cast<RepOriginId>(id);
+	}
+	return InvalidRepOriginId;
+}
+
 PeerShared *peerShared(RegionShared *region, const std::string &peer, bool create)
 {
 	for (PeerShared &place : region->peers)

@@ -35,7 +35,9 @@ struct OverrideFilter
 
 constexpr uint32_t kFreedOrigin = PG_UINT16_MAX + 1; // beyond every RepOriginId
 
-struct OriginShared // a replication origin that an applier of ours writes under
+// A replication origin under which rows that other regions wrote are written here. The region itself has one, too: for
+// rows of its own that come back to it, and for what only its own extractor is to believe (resend).
+struct OriginShared
 {
 	std::atomic<uint32_t> origin; // RepOriginId; kFreedOrigin: free again; 0: free, as are all behind it. Written last.
 	char region[kRegionIdLength];
@@ -98,7 +100,7 @@ struct RegionShared
 	std::atomic<Latch *> coordinatorLatch;
 	ConditionVariable acks; // broadcast when a peer acknowledged, or decodedEnd moved while someone waits
 	std::atomic<uint32_t> waiters; // sessions in wait_for_peers
-	OriginShared origins[kMaxPeers];
+	OriginShared origins[kMaxPeers + 1];
 	PeerShared peers[kMaxPeers];
 	WorkerShared workers[kMaxWorkers];
 	OverrideFilter filter;
@@ -133,6 +135,7 @@ void ceilingEnsure(RegionShared *region, Hlc atLeast);
 void originsSet(RegionShared *region, const std::map<RepOriginId, std::string> &peers); // all of them; others are forgotten
 void originRegister(RegionShared *region, RepOriginId origin, const std::string &peer); // one
 const char *originRegion(const RegionShared *region, RepOriginId origin); // null: not ours; good for a moment
+RepOriginId originOf(const RegionShared *region, std::string_view peer);	 // InvalidRepOriginId: not known here
 
 PeerShared *peerShared(RegionShared *region, const std::string &peer, bool create); // null: unknown, or no place
 

@@ -7,6 +7,7 @@ extern "C"
 #include "access/xlog.h"
 #include "executor/executor.h"
 #include "parser/parse_relation.h"
+#include "replication/message.h"
 #include "replication/origin.h"
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
@@ -123,6 +124,18 @@ inline Oid primaryKeyIndex(Relation relation)
 	return RelationGetPrimaryKeyIndex(relation);
 #endif
 }
+
+// A message in the WAL that belongs to no transaction. Returns the end of its record.
+inline XLogRecPtr logMessage(const char *prefix, const char *bytes, size_t size)
+{
+#if PG_VERSION_NUM >= 170000
+	return LogLogicalMessage(prefix, bytes, size, false, false);
+#else
+	return LogLogicalMessage(prefix, bytes, size, false);
+#endif
+}
+
+inline TimeLineID currentTimeline() { return GetWALInsertionTimeLine(); }
 
 inline XLogRecPtr flushedUpTo(TimeLineID *timeline) { return GetFlushRecPtr(timeline); }
 

@@ -10,6 +10,9 @@
 namespace mrsync
 {
 
+// Of the messages in the WAL that mrsync.resend writes.
+constexpr char kResendPrefix[] = "mrsync.resend";
+
 class PluginHost
 {
 public:

@@ -13,6 +13,8 @@
 #include "plugin/host.h"
 #include "plugin/relation.h"
 
+#include <cstring>
+
 extern "C"
 {
 #include "access/timeline.h"
@@ -123,7 +125,7 @@ public:
 		transaction_ = ChangeEvent{};
 		transaction_.tx.commitLsn = txn->final_lsn;
 		end_ = txn->end_lsn;
-		transaction_.tx.sequence = static_cast<uint64_t>(timelines_.of(txn->final_lsn)) << 48 | txn->final_lsn;
+		transaction_.tx.sequence = sequenceAt(timelines_.of(txn->final_lsn), txn->final_lsn);
 		transaction_.tx.xid = U64FromFullTransactionId(fullXid(txn->xid));
 		transaction_.tx.incarnation = host_->incarnation;
 		transaction_.tx.previous = host_->sequence;
@@ -167,7 +169,10 @@ public:
 			if (!after || (*after)[0].value != transaction_.region)
 				return;
 			Image pk = key(decoded, *after);
-			emit(AckLedger::Control, decoded.name, Operation::Update, std::move(pk), std::nullopt, std::move(after));
+			if (decoded.kind == DecodedRelation::Kind::Control)
+				emit(AckLedger::Control, decoded.name, Operation::Update, std::move(pk), std::nullopt, std::move(after));
+			else if (change->action == REORDER_BUFFER_CHANGE_INSERT)
+				emit(AckLedger::Data, decoded.name, Operation::Insert, std::move(pk), std::nullopt, std::move(after));
 			return;
 		}
 		switch (change->action)
@@ -247,7 +252,10 @@ public:
 		if (!peer)
 			return false;
 		XLogReaderState *reader = context->reader;
-		if (XLogRecGetRmid(reader) == RM_XACT_ID)
+		bool own = strcmp(peer, region_->region) == 0;
+		if (XLogRecGetRmid(reader) == RM_LOGICALMSG_ID)
+			return !own;
+		if (XLogRecGetRmid(reader) == RM_XACT_ID && !own)
 		{
 			uint8 info = XLogRecGetInfo(reader) & XLOG_XACT_OPMASK;
 			if (info == XLOG_XACT_COMMIT || info == XLOG_XACT_COMMIT_PREPARED)
@@ -262,6 +270,48 @@ public:
 			}
 		}
 		return true;
+	}
+
+	// A part of a resend: a line each of an event, but for what is only known here. It is a transaction of its own, whose
+	// place is that of the message in the WAL. Whoever may send messages cannot give them the region's own origin.
+	void message(XLogReaderState *reader, std::string_view lines)
+	{
+		if (!region_ || XLogRecGetOrigin(reader) != originOf(region_, region_->region))
+			return;
+		uint64_t lsn = reader->ReadRecPtr;
+		Envelope tx;
+		tx.commitLsn = lsn;
+		tx.sequence = sequenceAt(timelines_.of(lsn), lsn);
+		tx.incarnation = host_->incarnation;
+		tx.previous = host_->sequence;
+		if (tx.sequence <= acknowledged_)
+			return;
+		while (!lines.empty())
+		{
+			size_t end = lines.find('\n');
+			auto decoded = decode(lines.substr(0, end));
+			lines.remove_prefix(end == lines.npos ? lines.size() : end + 1);
+			if (auto *error = std::get_if<DecodeError>(&decoded))
+				throw PgError(ERRCODE_DATA_CORRUPTED, "a message of mrsync.resend at WAL position " + lsnText(lsn) +
+														  " cannot be read: " + error->message);
+			ChangeEvent &event = std::get<ChangeEvent>(decoded);
+			tx.resent = event.tx.resent;
+			tx.last = lines.empty();
+			tx.seen.reset();
+			if (tx.position == 1)
+				tx.seen = host_->seen;
+			event.tx = tx;
+			event.id = eventId(Hlc{event.committedAt}, region_->region, lsn, tx.position - 1);
+			std::string json;
+			encode(event, json);
+			if (tx.last)
+			{
+				host_->sequence = tx.sequence;
+				host_->committedAt = event.committedAt;
+			}
+			host_->event(AckLedger::Data, std::move(json), tx.sequence);
+			++tx.position;
+		}
 	}
 
 private:
@@ -470,6 +520,13 @@ void commit(LogicalDecodingContext *context, ReorderBufferTXN *, XLogRecPtr)
 	enter([&] { pluginOf(context)->commit(); });
 }
 
+void message(LogicalDecodingContext *context, ReorderBufferTXN *, XLogRecPtr, bool transactional, const char *prefix,
+			 Size size, const char *bytes)
+{
+	if (!transactional && strcmp(prefix, kResendPrefix) == 0)
+		enter([&] { pluginOf(context)->message(context->reader, std::string_view(bytes, size)); });
+}
+
 bool filterByOrigin(LogicalDecodingContext *context, RepOriginId origin)
 {
 	return enter([&] { return pluginOf(context)->filter(context, origin); });
@@ -489,5 +546,6 @@ extern "C" PGDLLEXPORT void _PG_output_plugin_init(OutputPluginCallbacks *callba
 	callbacks->change_cb = mrsync::change;
 	callbacks->truncate_cb = mrsync::truncate;
 	callbacks->commit_cb = mrsync::commit;
+	callbacks->message_cb = mrsync::message;
 	callbacks->filter_by_origin_cb = mrsync::filterByOrigin;
 }

@@ -61,11 +61,15 @@ Oid replicatedRoot(Relation relation)
 	return InvalidOid;
 }
 
-bool isControl(Relation relation)
+// Of the tables of ours whose rows travel.
+DecodedRelation::Kind ownKind(Relation relation)
 {
 	const char *name = RelationGetRelationName(relation);
-	return (strcmp(name, "heartbeat") == 0 || strcmp(name, "acknowledgement") == 0) &&
-		   RelationGetNamespace(relation) == get_namespace_oid("mrsync", true);
+	bool isControl = strcmp(name, "heartbeat") == 0 || strcmp(name, "acknowledgement") == 0;
+	bool isMark = strcmp(name, "resend") == 0;
+	if ((!isControl && !isMark) || RelationGetNamespace(relation) != get_namespace_oid("mrsync", true))
+		return DecodedRelation::Kind::Ignored;
+	return isControl ? DecodedRelation::Kind::Control : DecodedRelation::Kind::Mark;
 }
 
 } // namespace
@@ -131,12 +135,12 @@ const DecodedRelation &RelationCache::find(Relation relation)
 			entry.root = replicatedRoot(relation);
 			if (OidIsValid(entry.root))
 				entry.kind = DecodedRelation::Kind::Data;
-			else if (isControl(relation))
+			else
 			{
-				entry.kind = DecodedRelation::Kind::Control;
+				entry.kind = ownKind(relation);
 				entry.root = RelationGetRelid(relation);
 			}
-			else
+			if (entry.kind == DecodedRelation::Kind::Ignored)
 				return;
 			name = qualifiedName(entry.root);
 			ownName = qualifiedName(RelationGetRelid(relation));

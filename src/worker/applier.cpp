@@ -2,41 +2,26 @@
 // whole transactions, and applies each as one local transaction: rows, dedup record, conflict log and position together
 // (I7). So a crash anywhere replays harmlessly, and synchronous_commit is off.
 //
-// Nothing is skipped (I8). At its start it makes sure that the record applied last still stands where it stood. If not,
-// the topic was made anew, or has lost its tail, or its head up to there: then it reads the whole topic, and the chain of
-// sequences says whether anything is missing. While it runs the chain says so; where nothing comes any more, the source's
-// heartbeats say how far the topic should reach.
-//
-// The local transaction carries the source's stamp as its commit timestamp and the source region's replication origin;
-// the version of every row it writes is found from its xmin ever after.
+// Nothing is skipped (I8): at a gap in the chain of sequences it stays, says so, and looks behind it for a resend that has
+// what is missing (core/gap.h).
 // What fails and may succeed later by itself is retried; what fails otherwise is parked event by event in
 // mrsync.apply_error, and the rest goes on.
 #include "core/codec.h"
+#include "core/gap.h"
 #include "core/ledger.h"
-#include "kafka/consumer.h"
 
 #include "pg/clock.h"
 #include "pg/guard.h"
 #include "pg/guc.h"
 #include "pg/spi.h"
-#include "worker/apply.h"
-#include "worker/deadlock_watch.h"
 #include "worker/inbox.h"
 #include "worker/parking.h"
 #include "worker/progress.h"
+#include "worker/replay.h"
+#include "worker/topic_reader.h"
 #include "worker/worker.h"
 
 #include <algorithm>
-#include <unordered_map>
-
-extern "C"
-{
-#include "commands/trigger.h"
-#include "executor/spi.h"
-#include "nodes/makefuncs.h"
-#include "nodes/parsenodes.h"
-#include "replication/origin.h"
-}
 
 namespace mrsync
 {
@@ -44,30 +29,16 @@ namespace mrsync
 namespace
 {
 
-constexpr size_t kMostRecords = 1000; // taken from the consumer at a time
+constexpr size_t kMostRecords = 1000; // taken from the topic at a time
 constexpr long kRetryFirstMs = 10;
 constexpr long kRetryLongestMs = 5000;
-// How long a topic may end before the place that its source's heartbeat names: the two come on different ways.
-constexpr int64_t kTailPatience = 5 * USECS_PER_SEC;
-
-// Errors that say "not now", not "never".
-bool isRetryable(const PgError &error)
-{
-	int state = error.sqlState();
-	int category = ERRCODE_TO_CATEGORY(state);
-	return category == ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE) ||	// 40: deadlock, serialization
-		   category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||		// 53: disk, memory, connections
-		   category == ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) ||					// 58: I/O
-		   category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||		// 57: canceled by somebody
-		   state == ERRCODE_LOCK_NOT_AVAILABLE || state == ERRCODE_READ_ONLY_SQL_TRANSACTION;
-}
 
 class Applier
 {
 public:
 	explicit Applier(Worker &worker)
 		: worker_(worker), region_(worker.region), inbox_(static_cast<size_t>(guc::applierWorkMemKb) * 1024),
-		  chain_(0, 0), apply_(region_)
+		  chain_(0, 0)
 	{
 	}
 
@@ -77,40 +48,16 @@ public:
 		for (;;)
 		{
 			worker_.reloadSettings();
-			apply_.sweep();
-			kafka::Consumer::Polled polled =
-				consumer_->poll(kMostRecords, 0, [&](kafka::Record &&record) { receive(std::move(record)); });
-			if (anchor_ && polled.offsetLost)
-				lost_ = "does not reach back to offset " + std::to_string(anchor_->offset);
-			else if (anchor_ && polled.atEnd)
-				lost_ = "ends before offset " + std::to_string(anchor_->offset);
-			if (lost_)
-			{
-				readFromBeginning();
-				continue;
-			}
-			if (polled.fatal)
-				throw PgError(ERRCODE_DATA_EXCEPTION, "topic " + topic_ + " cannot be read on at offset " +
-														  std::to_string(nextOffset_) + ": " + *polled.fatal)
-					.hint("What lies between is not in the topic any more; nothing is skipped.");
-			if (polled.missing)
-				trouble_ = *polled.lastError;
-			else if (polled.records > 0 || polled.atEnd || polled.answered)
-				trouble_.clear();
-			else if (polled.lastError)
-				trouble_ = "no answer from the broker: " + *polled.lastError;
-			bool tailLost = isTailLost(polled);
-			worker_.shared->caughtUp.store(!tailLost && isCaughtUp(polled));
-			if (tailLost)
-				worker_.degraded("topic " + topic_ + " ends before the newest transactions of region " + worker_.peer +
-								 ": the last one applied here is " + std::to_string(chain_.sequence()) +
-								 ", the topic should reach to " + std::to_string(tailHead_) + history_);
-			else if (polled.missing && chain_.sequence() != 0)
-				worker_.degraded(trouble_);
-			else
-				worker_.state(trouble_);
-			long pause = std::min(acknowledge(polled.records == 0), retryParked());
-			worker_.wait(polled.records > 0 ? 0 : pause);
+			replay_->sweep();
+			TopicReader::Read read =
+				reader_->read(kMostRecords, [&](kafka::Record &&record) { receive(std::move(record)); });
+			if (read.restarts)
+				forgetGathered();
+			if (mended_)
+				goOnBehindGap();
+			describe(read);
+			long pause = std::min(acknowledge(read.records == 0), retryParked());
+			worker_.wait(read.records > 0 ? 0 : pause);
 		}
 	}
 
@@ -120,33 +67,29 @@ private:
 		int64_t offset;
 		int64_t next; // where to go on after it
 	};
-	struct Anchor // the record that was applied last
+	struct Gap
 	{
-		int64_t offset;
-		Uuid event;
+		int64_t offset;		 // of the record behind it
+		int64_t incarnation; // of that record
+		GapWatch watch;
+		std::string what; // for a person
+		std::string note; // why a resend that was met does not mend it
 	};
 
 	void open()
 	{
-		pgCall(
-			[]
-			{
-				auto set = [](const char *name, const char *value)
-				{ SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE); };
-				set("session_replication_role", "replica");
-				set("synchronous_commit", "off");
-				set("plan_cache_mode", "force_generic_plan");
-				deadlockWatchInit();
-			});
+		kafka::ConsumerConfig config;
 		int64_t offset = kafka::kFromBeginning;
+		std::optional<TopicReader::Applied> last;
+		RepOriginId origin = InvalidRepOriginId;
 		{
 			WorkerTransaction transaction;
 			spi::Rows peers = spi::query("SELECT kafka_brokers, link_origin FROM mrsync.region WHERE region_id = $1",
 										 {worker_.peer});
 			if (peers.empty() || !peers[0][1])
 				throw PgError(ERRCODE_UNDEFINED_OBJECT, "region " + worker_.peer + " is not known here");
-			consumerConfig_.brokers = *peers[0][0];
-			origin_ = static_cast<RepOriginId>(std::stoul(*peers[0][1]));
+			config.brokers = *peers[0][0];
+			origin = static_cast<RepOriginId>(std::stoul(*peers[0][1]));
 			topic_ = std::string("mrsync.") + region_->group + "." + worker_.peer;
 			spi::Rows position =
 				spi::query("SELECT next_offset, incarnation, sequence, hlc::bigint, event_offset, event_id "
@@ -154,164 +97,143 @@ private:
 						   {worker_.peer});
 			if (!position.empty())
 			{
-				nextOffset_ = offset = std::stoll(*position[0][0]);
-				if (position[0][4] && position[0][5])
-				{
-					anchor_ = Anchor{std::stoll(*position[0][4]), *parseUuid(*position[0][5])};
-					offset = std::min(offset, anchor_->offset);
-				}
+				offset = std::stoll(*position[0][0]);
 				chain_ = SequenceChain(std::stoll(*position[0][1]), std::stoull(*position[0][2]));
 				knownIncarnation_ = chain_.incarnation();
 				highest_ = Hlc{std::stoll(*position[0][3])};
+				if (position[0][4] && position[0][5])
+					last = TopicReader::Applied{std::stoll(*position[0][4]), *parseUuid(*position[0][5])};
 				acknowledged_ = 0; // say it again: the peer may have missed it
 			}
 			worker_.shared->sequence.store(chain_.sequence());
 			worker_.shared->hlc.store(highest_.value);
 			transaction.commit();
 		}
-		originRegister(region_, origin_, worker_.peer);
-		pgCall([&] { version::setupOriginSession(origin_); });
-		pgCall(
-			[&]
-			{
-				eventContext_ = AllocSetContextCreate(TopMemoryContext, "mrsync event", ALLOCSET_DEFAULT_SIZES);
-			});
-		consumerConfig_.options = guc::kafkaOptions;
-		consumerConfig_.clientId = std::string("mrsync-") + region_->region;
-		consumerConfig_.topic = topic_;
-		consumer_ = std::make_unique<kafka::Consumer>(consumerConfig_, offset, worker_.wakeFd());
+		originRegister(region_, origin, worker_.peer);
+		replay_ = std::make_unique<Replay>(worker_, origin);
+		config.options = guc::kafkaOptions;
+		config.clientId = std::string("mrsync-") + region_->region;
+		config.topic = topic_;
+		reader_ = std::make_unique<TopicReader>(worker_, config);
+		reader_->readFrom(offset, last);
 	}
 
-	// The topic is not the one that was read up to here, or not all of it is left. What it holds may still go on, without
-	// a gap, from what was applied: the chain decides.
-	void readFromBeginning()
+	void describe(const TopicReader::Read &read)
 	{
-		history_ = "; it " + *lost_ + ", up to where it had been read: it was made anew, or cut off";
-		pgCall(
-			[topic = topic_.c_str(), what = lost_->c_str()]
-			{ ereport(LOG, (errmsg("topic %s %s, up to where it had been read: it is read from its beginning", topic, what))); });
-		lost_.reset();
-		anchor_.reset();
-		nextOffset_ = 0;
-		atEnd_ = false;
-		gate_ = TransactionGate();
-		inbox_.clear();
-		consumer_.reset();
-		consumer_ = std::make_unique<kafka::Consumer>(consumerConfig_, kafka::kFromBeginning, worker_.wakeFd());
-	}
-
-	// Does the topic still hold what was applied last? An end of the topic behind it does not tell: a new topic may have
-	// grown longer.
-	void checkAnchor(const kafka::Record &record)
-	{
-		if (record.offset < anchor_->offset || (record.offset > anchor_->offset && record.nextOffset <= anchor_->offset))
-			return; // it is still to come, or not complete yet
-		auto decoded = decode(record.payload);
-		auto *event = std::get_if<ChangeEvent>(&decoded);
-		if (record.offset == anchor_->offset && event && event->id == anchor_->event)
-			anchor_.reset();
+		const std::string &trouble = reader_->trouble();
+		uint64_t tail = reader_->missingTail(chain_.sequence());
+		worker_.shared->caughtUp.store(!gap_ && tail == 0 && isCaughtUp(read));
+		const std::string wayOn = " — SELECT mrsync.resend() in region " + worker_.peer +
+								  " sends what is missing; then the link goes on by itself";
+		if (gap_)
+			worker_.degraded(gap_->what + gap_->note + wayOn + (trouble.empty() ? "" : " — " + trouble));
+		else if (tail != 0)
+			worker_.degraded("topic " + topic_ + " ends before the newest transactions of region " + worker_.peer +
+							 ": it should reach sequence " + std::to_string(tail) + ", the last one applied here is " +
+							 std::to_string(chain_.sequence()) + reader_->history() + wayOn);
+		else if (reader_->isMissing() && chain_.sequence() != 0)
+			worker_.degraded(trouble);
 		else
-			lost_ = "holds something else at offset " + std::to_string(anchor_->offset);
-	}
-
-	// The source says that more is in its topic than can be read there.
-	bool isTailLost(const kafka::Consumer::Polled &polled)
-	{
-		atEnd_ = polled.atEnd || (atEnd_ && polled.records == 0);
-		const PeerShared *peer = peerShared(region_, worker_.peer, false);
-		uint64_t head = peer ? peer->headSequence.load() : 0;
-		TimestampTz now = GetCurrentTimestamp();
-		if (!atEnd_ || !trouble_.empty() || head <= chain_.sequence())
-			tailHead_ = 0;
-		else if (tailHead_ == 0)
-		{
-			tailHead_ = head;
-			tailSince_ = now;
-		}
-		return tailHead_ != 0 && now - tailSince_ > kTailPatience;
+			worker_.state(trouble);
 	}
 
 	// The broker says where a topic ends only half a second after we got there; the source's own word may be sooner.
-	bool isCaughtUp(const kafka::Consumer::Polled &polled) const
+	bool isCaughtUp(const TopicReader::Read &read) const
 	{
-		if (!inbox_.empty() || !trouble_.empty())
+		if (!inbox_.empty() || !reader_->trouble().empty())
 			return false;
-		if (polled.atEnd || (polled.records == 0 && worker_.shared->caughtUp.load()))
+		if (read.end || (read.records == 0 && worker_.shared->caughtUp.load()))
 			return true;
 		const PeerShared *peer = peerShared(region_, worker_.peer, false);
-		return peer && polled.records < kMostRecords && chain_.sequence() >= peer->headSequence.load();
+		return peer && read.records < kMostRecords && chain_.sequence() >= peer->headSequence.load();
 	}
+
+	// ---- records
 
 	void receive(kafka::Record &&record)
 	{
-		if (anchor_)
-			checkAnchor(record);
-		if (lost_ || record.offset < nextOffset_)
+		if (mended_)
 			return;
 		auto decoded = decode(record.payload);
 		if (auto *error = std::get_if<DecodeError>(&decoded))
 			throw PgError(ERRCODE_DATA_CORRUPTED, "the record at offset " + std::to_string(record.offset) + " of topic " +
 													  topic_ + " is no event: " + error->message);
 		ChangeEvent &event = std::get<ChangeEvent>(decoded);
-		if (event.region != worker_.peer)
+		if (event.region != worker_.peer && !event.tx.resent)
 			throw PgError(ERRCODE_DATA_CORRUPTED, "topic " + topic_ + " holds an event of region " + event.region);
-		switch (chain_.judge(event.tx))
+		if (!gap_ && !isNext(event, record.offset))
+			return;
+		if (gap_)
 		{
-		case SequenceChain::Verdict::Next:
-			break;
-		case SequenceChain::Verdict::Duplicate:
-			requireSameHistory(event);
+			behindGap(std::move(event), std::move(record));
 			return;
-		case SequenceChain::Verdict::Stale:
-			return;
-		case SequenceChain::Verdict::Gap:
-			throw missing(event.tx, record.offset);
-		}
-		switch (gate_.judge(event.tx))
-		{
-		case TransactionGate::Verdict::Begin:
-			inbox_.clear();
-			break;
-		case TransactionGate::Verdict::Continue:
-			break;
-		case TransactionGate::Verdict::Ignore:
-			return;
-		case TransactionGate::Verdict::Broken:
-			throw PgError(ERRCODE_DATA_EXCEPTION, "a transaction of region " + worker_.peer + " is incomplete in topic " +
-													  topic_)
-				.detail("The record at offset " + std::to_string(record.offset) + " is event " +
-						std::to_string(event.tx.position) + " of its transaction; the one before it is missing.");
 		}
 		bool last = event.tx.last;
 		const Place place{record.offset, record.nextOffset};
 		inbox_.add(std::move(event), std::move(record.payload));
 		if (!last)
 			return;
-		waitForClock(inbox_.last().hlc);
-		clockAdopt(region_, inbox_.last().hlc);
-		applyUntilDone(place);
+		if (!inbox_.first().tx.resent)
+		{
+			waitForClock(inbox_.last().hlc);
+			clockAdopt(region_, inbox_.last().hlc);
+		}
+		else if (inbox_.last().tx.sequence > resentUpTo_)
+			applyResent();
+		untilDone([&](bool oneByOne) { applyOnce(place, oneByOne); });
+		progressed();
 		inbox_.clear();
 	}
 
-	PgError missing(const Envelope &tx, int64_t offset) const
+	// Is the record to be gathered? Sets gap_ where something is missing before it.
+	bool isNext(const ChangeEvent &event, int64_t offset)
 	{
-		// of a transaction whose beginning is gone, nothing can be applied
-		std::string whole = "What can be read, from offset " + std::to_string(offset) + " on, follows sequence " +
-							std::to_string(tx.position == 1 ? tx.previous : tx.sequence) + history_;
-		if (chain_.sequence() == 0)
-			return PgError(ERRCODE_DATA_EXCEPTION, "topic " + topic_ + " does not begin with the first transaction of region " +
-													   worker_.peer)
-				.detail(whole + ": what was before has expired, or the topic was made anew.")
-				.hint("A new link needs the whole topic. Its retention is the time in which links can be added.");
-		return PgError(ERRCODE_DATA_EXCEPTION, "transactions of region " + worker_.peer + " are missing in topic " + topic_)
-			.detail(whole + ", but the last one applied here is " + std::to_string(chain_.sequence()) + ".");
+		switch (chain_.judge(event.tx))
+		{
+		case SequenceChain::Verdict::Next:
+			break;
+		case SequenceChain::Verdict::Duplicate:
+			requireSameHistory(event);
+			return false;
+		case SequenceChain::Verdict::Stale:
+			return false;
+		case SequenceChain::Verdict::Gap:
+			openGap(event.tx, offset,
+					chain_.sequence() == 0
+						? "topic " + topic_ + " does not begin with the first transaction of region " + worker_.peer
+						: "transactions of region " + worker_.peer + " are missing in topic " + topic_ +
+							  ": the last one applied here is " + std::to_string(chain_.sequence()));
+			return true;
+		}
+		switch (gate_.judge(event.tx))
+		{
+		case TransactionGate::Verdict::Begin:
+			inbox_.clear();
+			return true;
+		case TransactionGate::Verdict::Continue:
+			return true;
+		case TransactionGate::Verdict::Ignore:
+			return false;
+		case TransactionGate::Verdict::Broken:
+			break;
+		}
+		openGap(event.tx, offset,
+				"a transaction of region " + worker_.peer + " is incomplete in topic " + topic_ + ": what stands before its event " +
+					std::to_string(event.tx.position) + " is missing");
+		return true;
+	}
+
+	void forgetGathered()
+	{
+		gate_ = TransactionGate();
+		inbox_.clear();
 	}
 
 	// A repeated transaction of a new incarnation must be one that was applied here. Else the region's name has come back
 	// with another database behind it, whose WAL positions say nothing about ours.
 	void requireSameHistory(const ChangeEvent &event)
 	{
-		if (event.tx.incarnation == knownIncarnation_ || event.tx.position != 1)
+		if (event.tx.incarnation == knownIncarnation_ || event.tx.position != 1 || event.tx.resent)
 			return;
 		WorkerTransaction transaction;
 		spi::Rows found = spi::query("SELECT EXISTS (SELECT FROM mrsync.applied_event WHERE event_id = $1::uuid), EXISTS "
@@ -331,6 +253,76 @@ private:
 		knownIncarnation_ = event.tx.incarnation;
 	}
 
+	// ---- gaps
+
+	void openGap(const Envelope &tx, int64_t offset, const std::string &what)
+	{
+		gap_.emplace(Gap{offset, tx.incarnation, GapWatch(tx),
+						 what + ". What can be read, from offset " + std::to_string(offset) + " on, follows sequence " +
+							 std::to_string(missingUpTo(tx)) + reader_->history(),
+						 ""});
+		inbox_.clear();
+		pgCall([text = gap_->what.c_str(), source = worker_.peer.c_str()]
+			   { ereport(LOG, (errmsg("the link from region %s stops: %s", source, text))); });
+	}
+
+	// Of what stands behind the gap only what is sent again counts, until it is known to be all.
+	void behindGap(ChangeEvent &&event, kafka::Record &&record)
+	{
+		TransactionGate::Verdict verdict = gap_->watch.judge(event.tx);
+		if (verdict == TransactionGate::Verdict::Ignore)
+			return;
+		if (verdict == TransactionGate::Verdict::Begin)
+			inbox_.clear();
+		const Envelope tx = event.tx;
+		if (event.table == kResendTable)
+			checkMark(event);
+		else if (tx.resent)
+			inbox_.add(std::move(event), std::move(record.payload));
+		if (!tx.last || mended_)
+			return;
+		if (tx.resent)
+		{
+			applyResent();
+			gap_->watch.applied(*tx.resent);
+		}
+		gap_->watch.complete(tx);
+		resentUpTo_ = tx.sequence;
+		inbox_.clear();
+	}
+
+	void checkMark(const ChangeEvent &event)
+	{
+		auto read = resendMark(event);
+		auto *mark = std::get_if<ResendMark>(&read);
+		if (mark && gap_->watch.mends(*mark))
+			mended_ = true;
+		else if (!mark)
+			gap_->note = "; the end of a resend cannot be read: " + std::get<std::string>(read);
+		else if (mark->from.value != 0)
+			gap_->note = "; the resend " + toText(mark->resend) + " left out what is not above " + toText(mark->from);
+		else if (mark->covers < gap_->watch.sequence())
+			gap_->note = "; the resend " + toText(mark->resend) + " had begun before what is missing was committed";
+		else
+			gap_->note = "; the resend " + toText(mark->resend) + " is not complete in the topic";
+	}
+
+	// Everything that the missing transactions had done is here.
+	void goOnBehindGap()
+	{
+		pgCall([source = worker_.peer.c_str(), offset = static_cast<long long>(gap_->offset)]
+			   { ereport(LOG, (errmsg("the link from region %s goes on at offset %lld: what was missing has been sent again", source, offset))); });
+		chain_ = SequenceChain(gap_->incarnation, gap_->watch.sequence());
+		knownIncarnation_ = gap_->incarnation;
+		int64_t offset = gap_->offset;
+		gap_.reset();
+		mended_ = false;
+		forgetGathered();
+		reader_->readFrom(offset);
+	}
+
+	// ---- applying
+
 	// A stamp that is too far ahead is neither adopted nor applied: adopted, it would drive this region's clock away;
 	// applied but not adopted, a local write after it could be stamped below it (I11).
 	void waitForClock(Hlc hlc)
@@ -349,20 +341,20 @@ private:
 		}
 	}
 
-	void applyUntilDone(const Place &place)
+	template <typename Attempt> void untilDone(Attempt &&attempt)
 	{
 		bool oneByOne = false;
 		for (long pause = kRetryFirstMs;; pause = std::min(2 * pause, kRetryLongestMs))
 		{
 			try
 			{
-				applyOnce(place, oneByOne);
-				break;
+				attempt(oneByOne);
+				return;
 			}
 			catch (const PgError &error)
 			{
-				abort();
-				if (isRetryable(error))
+				replay_->abort();
+				if (Replay::isRetryable(error))
 				{
 					if (pause > 500)
 						worker_.state("trying again: " + error.sqlStateText() + " " + error.message());
@@ -374,11 +366,79 @@ private:
 					throw;
 			}
 		}
+	}
+
+	// One source transaction as one local transaction. oneByOne: an event that fails is parked, the others go on.
+	// Of a resent part the rows have been written before: the position is left.
+	void applyOnce(const Place &place, bool oneByOne)
+	{
+		replay_->begin();
+		const Envelope &first = inbox_.first().tx;
+		const SeenVector seen = first.seen.value_or(SeenVector{});
 		const ChangeEvent &last = inbox_.last();
-		nextOffset_ = place.next;
+		const Hlc hlc = newestOfSource();
+		if (!first.resent &&
+			recordApplied({inbox_.first().id, last.id, worker_.peer, last.tx.sequence, hlc, encodeSeen(seen)}))
+			inbox_.forEach([&](const ChangeEvent &event) { replay_->event(event, seen, oneByOne); });
+		recordPosition({worker_.peer, topic_, place.next, chain_.incarnation(), last.tx.sequence, std::max(highest_, hlc),
+						last.id, last.committedAt, place.offset});
+		replay_->commit(last.tx.sequence, hlc);
+	}
+
+	// The rows of a resent part, each with its own version: a local transaction for each version. To do it twice is
+	// harmless, so it need not be one with the position.
+	void applyResent()
+	{
+		Hlc newest;
+		inbox_.forEach([&](const ChangeEvent &event) { newest = std::max(newest, event.hlc); });
+		waitForClock(newest);
+		clockAdopt(region_, newest);
+		untilDone(
+			[&](bool oneByOne)
+			{
+				std::optional<Version> open;
+				inbox_.forEach(
+					[&](const ChangeEvent &event)
+					{
+						Version version{event.hlc, event.region};
+						if (open && *open != version)
+						{
+							replay_->commit(InvalidXLogRecPtr, open->hlc);
+							open.reset();
+						}
+						if (!open)
+						{
+							replay_->begin();
+							replay_->as(event.region);
+							open = version;
+						}
+						replay_->event(event, SeenVector{}, oneByOne);
+					});
+				replay_->commit(InvalidXLogRecPtr, open->hlc);
+			});
+	}
+
+	// The highest stamp of the source's own in the transaction at hand.
+	Hlc newestOfSource()
+	{
+		if (!inbox_.first().tx.resent)
+			return inbox_.last().hlc;
+		Hlc newest = highest_;
+		inbox_.forEach(
+			[&](const ChangeEvent &event)
+			{
+				if (event.region == worker_.peer)
+					newest = std::max(newest, event.hlc);
+			});
+		return newest;
+	}
+
+	void progressed()
+	{
+		const ChangeEvent &last = inbox_.last();
 		chain_.applied(last.tx.sequence);
 		knownIncarnation_ = chain_.incarnation();
-		highest_ = std::max(highest_, last.hlc);
+		highest_ = std::max(highest_, newestOfSource());
 		lastCommittedAt_ = last.committedAt;
 		WorkerShared *shared = worker_.shared;
 		shared->hlc.store(highest_.value, std::memory_order_relaxed);
@@ -387,119 +447,6 @@ private:
 		shared->transactions.fetch_add(1, std::memory_order_relaxed);
 		shared->events.fetch_add(inbox_.count(), std::memory_order_relaxed);
 		shared->sequence.store(last.tx.sequence);
-	}
-
-	// One source transaction as one local transaction. oneByOne: an event that fails is parked, the others go on.
-	void applyOnce(const Place &place, bool oneByOne)
-	{
-		begin();
-		parkedRows_.clear();
-		const SeenVector seen = inbox_.first().tx.seen.value_or(SeenVector{});
-		const ChangeEvent &last = inbox_.last();
-		if (recordApplied({inbox_.first().id, last.id, worker_.peer, last.tx.sequence, last.hlc, encodeSeen(seen)}))
-			inbox_.forEach(
-				[&](const ChangeEvent &event)
-				{
-					if (oneByOne)
-						applyOrPark(event, seen);
-					else
-						apply_.event(event, seen);
-					MemoryContextReset(eventContext_);
-				});
-		recordPosition({worker_.peer, topic_, place.next, chain_.incarnation(), last.tx.sequence,
-						std::max(highest_, last.hlc), last.id, last.committedAt, place.offset});
-		commit(last.tx.sequence, last.hlc);
-	}
-
-	void begin()
-	{
-		clockApplierMode(true);
-		pgCall(
-			[&]
-			{
-				replorigin_session_origin = origin_;
-				SetCurrentStatementStartTimestamp();
-				StartTransactionCommand();
-				deadlockWatchStart();
-				PushActiveSnapshot(GetTransactionSnapshot());
-				if (SPI_connect() != SPI_OK_CONNECT)
-					elog(ERROR, "SPI_connect failed");
-				MemoryContextSwitchTo(eventContext_);
-				// a deferred trigger would run at commit, as a superuser instead of as the table's owner
-				ConstraintsSetStmt *immediate = makeNode(ConstraintsSetStmt);
-				AfterTriggerSetState(immediate);
-			});
-		apply_.sweep();
-	}
-
-	void commit(uint64_t sequence, Hlc hlc)
-	{
-		pgCall(
-			[&]
-			{
-				SPI_finish();
-				PopActiveSnapshot();
-				// only now: an abort before would have moved the origin (PostgreSQL 16 and later)
-				replorigin_session_origin_lsn = sequence;
-				replorigin_session_origin_timestamp = hlc.value;
-				CommitTransactionCommand();
-				deadlockWatchStop();
-				replorigin_session_origin_lsn = InvalidXLogRecPtr;
-				replorigin_session_origin_timestamp = 0;
-				replorigin_session_origin = InvalidRepOriginId;
-				MemoryContextReset(eventContext_);
-			});
-		clockApplierMode(false);
-	}
-
-	void abort()
-	{
-		deadlockWatchStop();
-		replorigin_session_origin_lsn = InvalidXLogRecPtr;
-		replorigin_session_origin_timestamp = 0;
-		AbortCurrentTransaction();
-		replorigin_session_origin = InvalidRepOriginId;
-		clockApplierMode(false);
-		MemoryContextReset(eventContext_);
-	}
-
-	void applyOrPark(const ChangeEvent &event, const SeenVector &seen)
-	{
-		// The order of a transaction's events on one row must hold: behind a parked one the others wait, too.
-		std::string row = event.table + (event.pk ? encodeImage(*event.pk) : "");
-		if (auto earlier = event.pk ? parkedRows_.find(row) : parkedRows_.end(); earlier != parkedRows_.end())
-		{
-			park(worker_.peer, event, seen,
-				 PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-						 "an earlier event of the same transaction and row is parked"),
-				 earlier->second);
-			earlier->second = toText(event.id);
-			worker_.shared->parked.fetch_add(1, std::memory_order_relaxed);
-			return;
-		}
-		ResourceOwner owner = CurrentResourceOwner;
-		pgCall([] { BeginInternalSubTransaction(nullptr); });
-		MemoryContextSwitchTo(eventContext_);
-		try
-		{
-			apply_.event(event, seen);
-			pgCall([] { ReleaseCurrentSubTransaction(); });
-			MemoryContextSwitchTo(eventContext_);
-			CurrentResourceOwner = owner;
-			return;
-		}
-		catch (const PgError &error)
-		{
-			pgCall([] { RollbackAndReleaseCurrentSubTransaction(); });
-			apply_.locksGone();
-			MemoryContextSwitchTo(eventContext_);
-			CurrentResourceOwner = owner;
-			if (isRetryable(error))
-				throw;
-			park(worker_.peer, event, seen, error, std::nullopt);
-			parkedRows_.emplace(std::move(row), toText(event.id));
-		}
-		worker_.shared->parked.fetch_add(1, std::memory_order_relaxed);
 	}
 
 	// Tells the source how far we are; at most every mrsync.ack_interval. Returns how long it can wait.
@@ -538,21 +485,22 @@ private:
 		{
 			try
 			{
-				begin();
+				replay_->begin();
 				std::optional<ChangeEvent> event = parkedEvent(id);
 				if (!event)
 				{
-					abort();
+					replay_->abort();
 					continue;
 				}
-				apply_.event(*event, event->tx.seen.value_or(SeenVector{}), true);
+				replay_->as(event->region);
+				replay_->parked(*event);
 				unpark(id);
-				commit(InvalidXLogRecPtr, event->hlc);
+				replay_->commit(InvalidXLogRecPtr, event->hlc);
 				some = true;
 			}
 			catch (const PgError &error)
 			{
-				abort();
+				replay_->abort();
 				parkedFailedAgain(id, error);
 			}
 		}
@@ -562,31 +510,21 @@ private:
 
 	Worker &worker_;
 	RegionShared *region_;
-	kafka::ConsumerConfig consumerConfig_;
-	std::unique_ptr<kafka::Consumer> consumer_;
 	std::string topic_;
-	std::optional<Anchor> anchor_;	  // to be met again first
-	std::optional<std::string> lost_; // why it was not
-	std::string history_;			  // the same, for those who read messages
-	bool atEnd_ = false;			  // of the topic
-	uint64_t tailHead_ = 0;			  // the sequence that the topic should reach, and does not; 0: it does
-	TimestampTz tailSince_ = 0;
-	RepOriginId origin_ = InvalidRepOriginId;
-	int64_t nextOffset_ = 0;
+	std::unique_ptr<TopicReader> reader_;
+	std::unique_ptr<Replay> replay_;
 	Inbox inbox_;
 	SequenceChain chain_;
 	int64_t knownIncarnation_ = 0; // the newest whose history is the one known here
 	TransactionGate gate_;
-	Apply apply_;
+	std::optional<Gap> gap_;
+	bool mended_ = false;	  // the gap is
+	uint64_t resentUpTo_ = 0; // resent parts up to this sequence have been applied from behind a gap
 	Hlc highest_;
 	int64_t lastCommittedAt_ = 0;
 	uint64_t acknowledged_ = 0;
 	TimestampTz acknowledgedAt_ = 0;
 	TimestampTz retryAt_ = 0;
-	std::string trouble_;
-	MemoryContext eventContext_ = nullptr;
-	// of the transaction that is applied one by one: the event_id of the last one parked
-	std::unordered_map<std::string, std::string> parkedRows_;
 };
 
 } // namespace

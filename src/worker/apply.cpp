@@ -1,6 +1,7 @@
 #include "worker/apply.h"
 
 #include "core/codec.h"
+#include "core/gap.h"
 #include "core/ids.h"
 #include "pg/clock.h"
 #include "pg/guard.h"
@@ -21,6 +22,11 @@ constexpr int kMostAttempts = 20;
 void Apply::event(const ChangeEvent &event, const SeenVector &seen, bool retried)
 {
 	retried_ = retried;
+	if (event.table == kResendTable)
+	{
+		resendMark(event);
+		return;
+	}
 	switch (event.operation)
 	{
 	case Operation::Insert:
@@ -44,6 +50,15 @@ void Apply::relate(LocalState &local, const Target &target, const ChangeEvent &e
 	const Version incoming{event.hlc, event.region};
 	if (retried_ && version == incoming)
 		local.sameTransaction = true;
+	if (event.tx.resent)
+	{
+		// It says how a row was in the end, not that somebody wrote it now: in conflict with nothing. A transaction that
+		// deleted the row and wrote it again has left a tombstone of the same version.
+		local.seenByIncoming = true;
+		if (local.kind == LocalKind::Tombstone && version == incoming && event.operation == Operation::Insert)
+			local.sameTransaction = true;
+		return;
+	}
 	bool isBase = version.region == region_->region && version.hlc < target.base && version < incoming;
 	if (version.hlc.value == 0 || version.region == event.region || isBase)
 	{
@@ -107,7 +122,8 @@ LocalState Apply::deleted(Target &target, const ChangeEvent &event, const SeenVe
 
 void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 {
-	if (!event.pk || (event.operation == Operation::Delete ? !event.before : !event.after))
+	const bool resent = event.tx.resent.has_value();
+	if (!event.pk || (event.operation == Operation::Delete ? !event.before && !resent : !event.after))
 		throw PgError(ERRCODE_DATA_CORRUPTED, "the event has no key or no image");
 	Target *target = &targets_.byName(event.table);
 	if (target->isPartitioned)
@@ -138,7 +154,7 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 			// trigger would have done its work already for a row that is taken back.
 			local = deleted(*target, event, seen, pkText);
 		if (local.kind == LocalKind::Absent && event.operation != Operation::Insert)
-			local.seenByIncoming = mayBeOnItsWay(event, seen);
+			local.seenByIncoming = resent || mayBeOnItsWay(event, seen);
 
 		Decision decision = resolve(local, event.operation, incoming);
 		std::optional<Image> localImage;
@@ -185,11 +201,23 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 void Apply::truncate(const ChangeEvent &event)
 {
 	Target &target = targets_.byName(event.table);
+	if (event.tx.resent && wasTruncated(region_, target.relation, Version{event.hlc, event.region}))
+		return;
 	// First the mark: other appliers that insert from now on find it. Who wrote before has not seen the truncation, and
 	// may be stamped below it. New writes of users are stamped above it.
 	rememberTruncation(target.relation);
 	target.waitForWriters();
 	target.removeOlder(event.hlc, event.region);
+}
+
+// The end of a resend: for whoever looks, since the rows have come before it.
+void Apply::resendMark(const ChangeEvent &event)
+{
+	if (!event.after || event.operation != Operation::Insert)
+		throw PgError(ERRCODE_DATA_CORRUPTED, "the end of a resend has no row");
+	spi::execute("INSERT INTO mrsync.resend SELECT * FROM pg_catalog.jsonb_populate_record(NULL::mrsync.resend, $1::jsonb) r "
+				 "WHERE r.region_id = $2 ON CONFLICT DO NOTHING",
+				 {encodeImage(*event.after), event.region});
 }
 
 void Apply::log(Target &target, const ChangeEvent &event, const std::string &pkText, const LocalState &local,

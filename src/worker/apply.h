@@ -26,6 +26,7 @@ public:
 
 private:
 	void row(const ChangeEvent &event, const SeenVector &seen);
+	void resendMark(const ChangeEvent &event);
 	void truncate(const ChangeEvent &event);
 	void relate(LocalState &local, const Target &target, const ChangeEvent &event, const SeenVector &seen) const;
 	bool mayBeOnItsWay(const ChangeEvent &event, const SeenVector &seen) const;

@@ -136,9 +136,10 @@ private:
 				std::map<std::string, std::string> peers;
 				std::map<RepOriginId, std::string> origins;
 				for (const spi::Row &row :
-					 spi::query("SELECT region_id, kafka_brokers, link_origin FROM mrsync.region WHERE NOT is_local"))
+					 spi::query("SELECT region_id, kafka_brokers, link_origin, is_local FROM mrsync.region"))
 				{
-					peers.emplace(*row[0], *row[1]);
+					if (row[3] == "f")
+						peers.emplace(*row[0], *row[1]);
 					if (row[2])
 						origins.emplace(static_cast<RepOriginId>(std::stoul(*row[2])), *row[0]);
 				}

@@ -36,6 +36,7 @@ namespace
 
 // How often the slot's position is moved. Shorter writes more WAL, longer decodes more again after a crash.
 constexpr int64_t kConfirmInterval = 500 * 1000;
+constexpr XLogRecPtr kMuchWal = 1024 * 1024; // of other databases, say
 // Records decoded between two looks at the broker's answers.
 constexpr int kRecordsPerRound = 512;
 
@@ -113,13 +114,16 @@ private:
 			// Above all before, durably, before anything is sent (core/ledger.cpp). The time makes it so, too, where the row
 			// is an older one: that of a backup, or of a standby which had not received all.
 			spi::Rows rows = spi::query("UPDATE mrsync.extractor_position SET incarnation = greatest(incarnation + 1, "
-										"extract(epoch FROM clock_timestamp())::bigint) RETURNING incarnation, sequence, seen");
+										"extract(epoch FROM clock_timestamp())::bigint) RETURNING incarnation, sequence, seen, "
+										"(lsn - '0/0'::pg_lsn)::bigint");
 			spi::Rows local = spi::query("SELECT kafka_brokers FROM mrsync.region WHERE is_local");
 			if (rows.empty() || local.empty())
 				throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the region's catalog rows are missing");
 			incarnation = std::stoll(*rows[0][0]);
 			sequence = std::stoull(*rows[0][1]);
-			stored_ = Checkpoint{InvalidXLogRecPtr, sequence, *rows[0][2]};
+			stored_ = Checkpoint{std::stoull(*rows[0][3]), sequence, *rows[0][2]};
+			if (MyReplicationSlot->data.confirmed_flush > stored_.lsn)
+				rememberHole(MyReplicationSlot->data.confirmed_flush);
 			auto decoded = decodeSeen(stored_.seen);
 			if (auto *error = std::get_if<DecodeError>(&decoded))
 				throw PgError(ERRCODE_DATA_CORRUPTED, "mrsync.extractor_position.seen is damaged").detail(error->message);
@@ -185,16 +189,42 @@ private:
 				worker_.state(name + "is in use by another process");
 				break;
 			case SlotState::Missing:
-				worker_.degraded(name + "does not exist any more: what this region commits is not sent");
+				worker_.degraded(name + "does not exist any more: what this region commits is not sent — SELECT "
+								 "mrsync.slot_recreate(), then SELECT mrsync.resend()");
 				break;
 			case SlotState::Invalidated:
 				worker_.degraded(name + "has been invalidated, since it kept more WAL than max_slot_wal_keep_size: what this "
-								 "region commits is not sent");
+								 "region commits is not sent — SELECT mrsync.slot_recreate(), then SELECT mrsync.resend()");
 				break;
 			}
 			worker_.wait(1000);
 			worker_.reloadSettings();
 		}
+	}
+
+	// The slot begins behind what was sent: it is another one, or was advanced by hand. What was committed in between
+	// will not be sent, and may not be passed over in silence: the next transaction follows, for its readers, one which
+	// they do not have (core/gap.h). Inside a transaction.
+	void rememberHole(XLogRecPtr begin)
+	{
+		pgCall(
+			[&]
+			{
+				ereport(LOG, (errmsg("what this region committed between WAL positions %X/%X and %X/%X was not sent",
+									 LSN_FORMAT_ARGS(stored_.lsn), LSN_FORMAT_ARGS(begin)),
+							  errhint("SELECT mrsync.resend() sends what the other regions miss.")));
+			});
+		// Above every commit record before the slot's beginning, and below the first that it can have.
+		stored_.lsn = begin;
+		stored_.sequence = sequence = std::max(sequence, sequenceAt(version::currentTimeline(), begin - 1));
+		store(stored_);
+	}
+
+	// Inside a transaction.
+	void store(const Checkpoint &checkpoint)
+	{
+		spi::execute("UPDATE mrsync.extractor_position SET sequence = $1::bigint, seen = $2, lsn = '0/0'::pg_lsn + $3::numeric",
+					 {std::to_string(checkpoint.sequence), checkpoint.seen, std::to_string(checkpoint.lsn)});
 	}
 
 	// Decodes what is there, some records at a time. True when there may be more.
@@ -276,19 +306,21 @@ private:
 	void checkpoint()
 	{
 		TimestampTz now = GetCurrentTimestamp();
-		if (!pending_ && now - checkedAt_ >= kConfirmInterval && context_->reader->EndRecPtr > stored_.lsn)
+		// What the checkpoint itself writes is no reason for the next one.
+		bool due = now - checkedAt_ >= kConfirmInterval && (sent_ != checkedSent_ || context_->reader->EndRecPtr - stored_.lsn > kMuchWal);
+		if (!pending_ && due && context_->reader->EndRecPtr > stored_.lsn)
 		{
+			checkedSent_ = sent_;
 			pending_ = Checkpoint{context_->reader->EndRecPtr, sequence, encodeSeen(seen)};
 			ledger_.commit(pending_->lsn, sequence);
 			acknowledged_ = ledger_.confirm();
 		}
 		if (!pending_ || acknowledged_.endLsn < pending_->lsn)
 			return;
-		if (pending_->sequence != stored_.sequence || pending_->seen != stored_.seen)
 		{
+			// first, so that the slot is never ahead of it
 			WorkerTransaction transaction;
-			spi::execute("UPDATE mrsync.extractor_position SET sequence = $1::bigint, seen = $2",
-						 {std::to_string(pending_->sequence), pending_->seen});
+			store(*pending_);
 			transaction.commit();
 		}
 		pgCall(
@@ -312,6 +344,7 @@ private:
 	std::optional<Checkpoint> pending_;
 	TimestampTz checkedAt_ = 0;
 	uint64_t sent_ = 0; // events handed to the producer
+	uint64_t checkedSent_ = 0; // of those, at the newest checkpoint
 	bool full_ = false;
 	TimestampTz fullSince_ = 0;
 	std::string trouble_;

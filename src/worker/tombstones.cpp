@@ -129,6 +129,20 @@ Deletion newestDeletion(RegionShared *region, Target &target, const std::string 
 	}
 }
 
+bool wasTruncated(RegionShared *region, Oid relation, const Version &version)
+{
+	for (;;)
+	{
+		Deletion deletion;
+		bool settled = true;
+		ListCell *cell;
+		foreach (cell, candidates(relation, nullptr))
+			settled = settled && consider(region, *static_cast<Candidate *>(lfirst(cell)), deletion);
+		if (settled)
+			return deletion.mine || (deletion.found && deletion.version >= version);
+	}
+}
+
 void rememberDeletion(Target &target, const std::string &pkText)
 {
 	uint64_t hash = target.heldKeyHash();

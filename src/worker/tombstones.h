@@ -19,6 +19,9 @@ struct Deletion
 // Of the key that target.hold() was given last; waits for deletions in progress (I12). Truncations count.
 Deletion newestDeletion(RegionShared *region, Target &target, const std::string &pkText);
 
+// Whether a truncation of the relation with this version, or a later one, is known. Waits for those in progress.
+bool wasTruncated(RegionShared *region, Oid relation, const Version &version);
+
 void rememberDeletion(Target &target, const std::string &pkText);
 void rememberTruncation(Oid relation);
 
