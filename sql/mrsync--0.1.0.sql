@@ -88,7 +88,7 @@ COMMENT ON COLUMN mrsync.region.region_id IS 'Its name, part of the names of its
 COMMENT ON COLUMN mrsync.region.is_local IS 'Whether it is this database';
 COMMENT ON COLUMN mrsync.region.replication_group IS 'The group of regions that replicate among themselves; the same in all rows';
 COMMENT ON COLUMN mrsync.region.kafka_brokers IS 'The brokers that hold its topics: host:port, separated by commas';
-COMMENT ON COLUMN mrsync.region.link_origin IS 'The replication origin (pg_replication_origin.roident) under which its rows are written here; NULL for this region';
+COMMENT ON COLUMN mrsync.region.link_origin IS 'The replication origin (pg_replication_origin.roident) under which its rows are written here when they come from elsewhere; for this region: its own rows that come back';
 COMMENT ON COLUMN mrsync.region.added_at IS 'When it became known here';
 
 -- Read by the output plugin under a historic snapshot, hence a user catalog table.
@@ -157,13 +157,40 @@ CREATE TABLE mrsync.extractor_position (
 	-- peers ignore incarnations below one they know, also those of a region that left and came back
 	incarnation bigint NOT NULL DEFAULT extract(epoch FROM clock_timestamp())::bigint,
 	sequence bigint NOT NULL DEFAULT 0,
-	seen text NOT NULL DEFAULT '{}'
+	seen text NOT NULL DEFAULT '{}',
+	lsn pg_lsn NOT NULL
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE mrsync.extractor_position IS 'How far this region''s topic is acknowledged by the broker, and what the region had applied of others by then';
 COMMENT ON COLUMN mrsync.extractor_position.one IS 'There is one row';
 COMMENT ON COLUMN mrsync.extractor_position.incarnation IS 'Which start of the extractor the present one is: the seconds since 1970 at that time, or one more than the one before where that is more';
 COMMENT ON COLUMN mrsync.extractor_position.sequence IS 'Of the newest transaction acknowledged: (timeline << 48) | LSN of the commit';
+COMMENT ON COLUMN mrsync.extractor_position.lsn IS 'What was committed before this position of the WAL has been sent, or was found lost. The slot is never ahead of it: one that is, is another slot, or was advanced by hand';
 COMMENT ON COLUMN mrsync.extractor_position.seen IS 'How far the other regions had been applied here at that point of the WAL, as JSON: {region: {sequence, hlc}}';
+
+-- The row of a resend is written when all its parts are in the WAL, and travels behind them in the topic.
+CREATE TABLE mrsync.resend (
+	region_id text COLLATE "C" NOT NULL,
+	resend_id uuid PRIMARY KEY,
+	from_hlc mrsync.hlc NOT NULL,
+	covers bigint NOT NULL,
+	parts bigint NOT NULL,
+	rows bigint NOT NULL,
+	deletions bigint NOT NULL,
+	left_out bigint NOT NULL,
+	started_at timestamptz NOT NULL,
+	finished_at timestamptz NOT NULL
+);
+COMMENT ON TABLE mrsync.resend IS 'What regions have sent again by resend(): this one, and the others as far as their resends have arrived here';
+COMMENT ON COLUMN mrsync.resend.region_id IS 'Which region has sent it';
+COMMENT ON COLUMN mrsync.resend.resend_id IS 'The resend; events of it bear this id';
+COMMENT ON COLUMN mrsync.resend.from_hlc IS 'Versions at or below this stamp were left out; 2000-01-01 00:00:00Z: none was';
+COMMENT ON COLUMN mrsync.resend.covers IS 'All that the region had committed up to this sequence, (timeline << 48) | LSN of the commit, was visible to it';
+COMMENT ON COLUMN mrsync.resend.parts IS 'How many parts it has in the topic';
+COMMENT ON COLUMN mrsync.resend.rows IS 'How many rows were sent';
+COMMENT ON COLUMN mrsync.resend.deletions IS 'How many deletions and truncations were sent';
+COMMENT ON COLUMN mrsync.resend.left_out IS 'How many rows and deletions were not sent: too large, or of a version that is not known any more';
+COMMENT ON COLUMN mrsync.resend.started_at IS 'When it began, by that region''s clock';
+COMMENT ON COLUMN mrsync.resend.finished_at IS 'When all was written into the WAL there, by that region''s clock';
 
 CREATE TABLE mrsync.control_position (
 	region_id text COLLATE "C" PRIMARY KEY REFERENCES mrsync.region,
@@ -513,6 +540,17 @@ LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'M
 COMMENT ON FUNCTION mrsync.link_remove(uuid, boolean) IS 'Removes a link. At the target it ends the applying; at the source it only ends the knowledge of the link (wait_for_peers no longer waits for that peer), and a NOTICE says so: call it in both. The position is kept, so that a link created again goes on where this one stopped; reset => true forgets it, for a link that is paused and has no applier running. Errors: 42704 no such link, 55006 reset while it is being read, 22023 reset at the source. Example: SELECT mrsync.link_remove(link_id) FROM mrsync.replication_link WHERE source_region = ''eu'' AND target_region = ''us'';';
 
 -- ---------------------------------------------------------------------------------------------------------------------
+-- Recovery
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE FUNCTION mrsync.resend(from_hlc mrsync.hlc DEFAULT NULL, region text DEFAULT NULL) RETURNS bigint
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_resend';
+COMMENT ON FUNCTION mrsync.resend(mrsync.hlc, text) IS 'Sends again what this region has of the replicated tables: every row, and every deletion that is remembered, whoever wrote it, with the version that it has. Where the others have the same or a newer version nothing changes. A link that has stopped at missing transactions of this region goes on by itself when all of it has arrived; until then it applies nothing but that. from_hlc: only versions above this stamp, which mends no such link; NULL: all. region: this region, or NULL. Returns how many rows and deletions were written to the WAL; wait_for_peers() waits for them. Errors: 22023 another region, 55006 it runs already, 55000 no region, or its workers have not started. Example: SELECT mrsync.resend();';
+
+CREATE FUNCTION mrsync.slot_recreate() RETURNS void
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_slot_recreate';
+COMMENT ON FUNCTION mrsync.slot_recreate() IS 'Makes this region''s replication slot anew after it was dropped or invalidated: what is committed from now on is sent. What was committed meanwhile is not: the links to the other regions stop before what comes next, and name it, until resend() has been called. Superusers only, outside of a transaction block; waits until the transactions in progress have ended. Errors: 55000 the slot is in order, or no region; 25001 in a transaction block. Example: SELECT mrsync.slot_recreate();';
+
+-- ---------------------------------------------------------------------------------------------------------------------
 -- Waiting
 -- ---------------------------------------------------------------------------------------------------------------------
 CREATE FUNCTION mrsync.wait_for_peers(timeout interval DEFAULT '30 s') RETURNS void
@@ -644,13 +682,13 @@ COMMENT ON COLUMN mrsync.link_status.last_error IS 'Last error of the applier (i
 -- ---------------------------------------------------------------------------------------------------------------------
 GRANT USAGE ON SCHEMA mrsync TO PUBLIC;
 GRANT SELECT ON mrsync.region, mrsync.replicated_table, mrsync.replication_link, mrsync.link_position,
-	mrsync.extractor_position, mrsync.control_position, mrsync.heartbeat, mrsync.acknowledgement, mrsync.applied_event,
+	mrsync.extractor_position, mrsync.control_position, mrsync.heartbeat, mrsync.acknowledgement, mrsync.applied_event, mrsync.resend,
 	mrsync.worker_status, mrsync.link_status TO PUBLIC;
 REVOKE ALL ON FUNCTION mrsync.settings_check(), mrsync.settings_advice(), mrsync.setting_change(text, text, text[]), mrsync.setting_place(text),
 	mrsync.setting_advice(text, text), mrsync.region_init(text, text, text), mrsync.region_connect(text, text),
 	mrsync.region_leave(), mrsync.tombstone_delete(), mrsync.tombstone_row(), mrsync.tombstone_truncate(), mrsync.ddl_end(),
 	mrsync.sql_drop(), mrsync.link_create(text, text), mrsync.link_pause(uuid), mrsync.link_resume(uuid),
-	mrsync.link_remove(uuid, boolean), mrsync.apply_error_retry(bigint), mrsync.apply_error_discard(bigint) FROM PUBLIC;
+	mrsync.link_remove(uuid, boolean), mrsync.resend(mrsync.hlc, text), mrsync.slot_recreate(), mrsync.apply_error_retry(bigint), mrsync.apply_error_discard(bigint) FROM PUBLIC;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- What the server lacks is said now, not at the first failure

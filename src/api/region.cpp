@@ -1,4 +1,5 @@
-// region_init, region_connect, region_leave: a database becomes a region, learns of its peers, and stops being one.
+// region_init, region_connect, region_leave: a database becomes a region, learns of its peers, and stops being one; and
+// slot_recreate, for a region that has lost its slot.
 #include "api/api.h"
 
 #include "kafka/admin.h"
@@ -19,6 +20,7 @@ PG_FUNCTION_INFO_V1(mrsync_preloaded);
 PG_FUNCTION_INFO_V1(mrsync_region_init);
 PG_FUNCTION_INFO_V1(mrsync_region_connect);
 PG_FUNCTION_INFO_V1(mrsync_region_leave);
+PG_FUNCTION_INFO_V1(mrsync_slot_recreate);
 }
 
 namespace mrsync::api
@@ -106,6 +108,25 @@ void dropSlotIfThere(const std::string &slot)
 	spi::query("SELECT pg_catalog.pg_drop_replication_slot($1::name)", {slot});
 }
 
+// Where what it sends begins.
+spi::Value createSlot(const std::string &slot)
+{
+	return spi::query("SELECT lsn FROM pg_catalog.pg_create_logical_replication_slot($1::name, 'mrsync')", {slot})[0][0];
+}
+
+std::string originName(const std::string &region) { return mySlotName() + "_" + region; }
+
+RepOriginId originFor(const std::string &region)
+{
+	std::string name = originName(region);
+	return pgCall(
+		[&]
+		{
+			RepOriginId known = replorigin_by_name(name.c_str(), true);
+			return known != InvalidRepOriginId ? known : replorigin_create(name.c_str());
+		});
+}
+
 void regionInit(const std::string &region, const std::string &brokers, const std::string &group)
 {
 	requireNoTransactionBlock("region_init", "It creates a replication slot, which no rollback takes back.");
@@ -140,17 +161,17 @@ void regionInit(const std::string &region, const std::string &brokers, const std
 	}
 	std::string slot = mySlotName();
 	dropSlotIfThere(slot);
-	spi::query("SELECT pg_catalog.pg_create_logical_replication_slot($1::name, 'mrsync')", {slot});
+	const std::string begin = *createSlot(slot);
 	std::exception_ptr failure;
 	try
 	{
 		inSubtransaction(
 			[&]
 			{
-				spi::execute("INSERT INTO mrsync.region (region_id, is_local, replication_group, kafka_brokers) "
-							 "VALUES ($1, true, $2, $3)",
-							 {region, group, brokers});
-				spi::execute("INSERT INTO mrsync.extractor_position DEFAULT VALUES ON CONFLICT DO NOTHING");
+				spi::execute("INSERT INTO mrsync.region (region_id, is_local, replication_group, kafka_brokers, link_origin) "
+							 "VALUES ($1, true, $2, $3, $4::oid)",
+							 {region, group, brokers, std::to_string(originFor(region))});
+				spi::execute("INSERT INTO mrsync.extractor_position (lsn) VALUES ($1::pg_lsn)", {begin});
 			});
 	}
 	catch (...)
@@ -164,8 +185,6 @@ void regionInit(const std::string &region, const std::string &brokers, const std
 	}
 	registerAtCommit(region, group);
 }
-
-std::string originName(const std::string &region) { return mySlotName() + "_" + region; }
 
 // The server tracks a limited number of origins; the applier would only learn at its start that none is left.
 void checkOriginLimit(const std::string &origin)
@@ -206,12 +225,7 @@ void regionConnect(const std::string &region, const std::optional<std::string> &
 	std::string origin = originName(region);
 	checkOriginLimit(origin);
 	AsSuperuser rights;
-	RepOriginId id = pgCall(
-		[&]
-		{
-			RepOriginId known = replorigin_by_name(origin.c_str(), true);
-			return known != InvalidRepOriginId ? known : replorigin_create(origin.c_str());
-		});
+	RepOriginId id = originFor(region);
 	spi::execute("INSERT INTO mrsync.region (region_id, is_local, replication_group, kafka_brokers, link_origin) "
 				 "VALUES ($1, false, $2, $3, $4::oid)",
 				 {region, mine[0][1], brokers, std::to_string(id)});
@@ -263,6 +277,24 @@ void endWorkers(const std::vector<pid_t> &pids)
 	}
 }
 
+void slotRecreate()
+{
+	requireNoTransactionBlock("slot_recreate", "It creates a replication slot, which no rollback takes back.");
+	requireSuperuser("slot_recreate");
+	(void)requireRegion();
+	lockRegionCalls();
+	std::string slot = mySlotName();
+	SlotState state = pgCall([&] { return slotState(slot.c_str()); });
+	if (state != SlotState::Missing && state != SlotState::Invalidated)
+		throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "replication slot \"" + slot + "\" is in order")
+			.hint("Nothing is to be done. SELECT * FROM mrsync.worker_status shows what the extractor waits for.");
+	dropSlotIfThere(slot);
+	(void)createSlot(slot);
+	notice(NOTICE, "what was committed while there was no slot is not sent",
+		   "The links to the other regions stop before what comes next, and name it.",
+		   "SELECT mrsync.resend() sends what is missing; then they go on by themselves.");
+}
+
 // Can be called again after it failed half-way: what is gone already is passed over.
 void regionLeave()
 {
@@ -287,7 +319,7 @@ void regionLeave()
 										  "JOIN pg_catalog.pg_class c ON c.oid = t.relation"))
 		tableRemoveUnchecked(static_cast<Oid>(std::stoul(*row[0])));
 	spi::execute("TRUNCATE mrsync.region, mrsync.replicated_table, mrsync.former_identity, mrsync.replication_link, "
-				 "mrsync.link_position, mrsync.extractor_position, mrsync.control_position, mrsync.heartbeat, "
+				 "mrsync.link_position, mrsync.extractor_position, mrsync.resend, mrsync.control_position, mrsync.heartbeat, "
 				 "mrsync.acknowledgement, mrsync.applied_event, mrsync.tombstone, mrsync.hlc_override, "
 				 "mrsync.apply_error");
 	spi::Rows origins = spi::query(
@@ -323,6 +355,13 @@ Datum mrsync_region_init(PG_FUNCTION_ARGS)
 Datum mrsync_region_connect(PG_FUNCTION_ARGS)
 {
 	enter([&] { regionConnect(textArgument(fcinfo, 0, "region_id"), optionalTextArgument(fcinfo, 1)); });
+	return Datum(0);
+}
+
+Datum mrsync_slot_recreate(PG_FUNCTION_ARGS)
+{
+	(void)fcinfo;
+	enter([] { slotRecreate(); });
 	return Datum(0);
 }
 

@@ -1,0 +1,451 @@
+// mrsync.resend: what this region has of the replicated tables, sent again as it is: each row, and each deletion that is
+// remembered, with the version that it has.
+//
+// It is read in one snapshot and written into the WAL as messages that belong to no transaction, a part each; so neither
+// memory nor the extractor's spool grows with the tables, and other transactions go on between the parts. The messages
+// bear the region's own replication origin, which nobody else can give a message, and the extractor believes no others.
+// When all is written, a row of mrsync.resend says so, and travels behind the parts: what it says it covers, it has.
+// Relied on by: readers that stand at a gap (core/gap.h).
+#include "api/api.h"
+
+#include "core/codec.h"
+#include "core/gap.h"
+#include "core/resolver.h"
+#include "pg/catalog.h"
+#include "pg/clock.h"
+#include "pg/fixed_settings.h"
+#include "plugin/host.h"
+#include "plugin/relation.h"
+
+#include <algorithm>
+
+extern "C"
+{
+#include "access/detoast.h"
+#include "access/relation.h"
+#include "access/relscan.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xloginsert.h"
+#include "catalog/pg_inherits.h"
+#include "executor/tuptable.h"
+#include "replication/origin.h"
+#include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "utils/uuid.h"
+
+PG_FUNCTION_INFO_V1(mrsync_resend);
+}
+
+namespace mrsync::api
+{
+
+namespace
+{
+
+constexpr size_t kPartBytes = 256 * 1024;
+constexpr size_t kPartEvents = 500;
+// What is larger cannot be one record of the WAL. A value's text may be twice its size, and more when it is escaped.
+constexpr size_t kMostRow = 256 * 1024 * 1024;
+constexpr size_t kMostEvent = 512 * 1024 * 1024;
+constexpr uint64_t kMostWarnings = 10;
+
+// Everything that has been committed at a position of the WAL is visible in a snapshot taken after this. Returns the
+// position. Waits for those in the middle of their commit, not for others.
+uint64_t waitForCommits()
+{
+	return pgCall(
+		[]() -> uint64_t
+		{
+			XLogRecPtr position = GetXLogInsertRecPtr();
+			// between the commit record and the commit log: moments
+			int count;
+			VirtualTransactionId *committing = GetVirtualXIDsDelayingChkpt(&count, DELAY_CHKPT_START);
+			while (count > 0 && HaveVirtualXIDsDelayingChkpt(committing, count, DELAY_CHKPT_START))
+			{
+				CHECK_FOR_INTERRUPTS();
+				pg_usleep(1000);
+			}
+			pfree(committing);
+			// between the commit log and being seen: moments, or a synchronous standby's answer
+			Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+			for (uint32 i = 0; i < snapshot->xcnt; ++i)
+				if (TransactionIdDidCommit(snapshot->xip[i]))
+					XactLockTableWait(snapshot->xip[i], nullptr, nullptr, XLTW_None);
+			UnregisterSnapshot(snapshot);
+			return position;
+		});
+}
+
+// What is written into the WAL meanwhile bears the region's own origin.
+class OwnOrigin
+{
+public:
+	explicit OwnOrigin(RepOriginId origin) : former_(replorigin_session_origin) { replorigin_session_origin = origin; }
+	~OwnOrigin() { replorigin_session_origin = former_; }
+	OwnOrigin(const OwnOrigin &) = delete;
+	OwnOrigin &operator=(const OwnOrigin &) = delete;
+
+private:
+	RepOriginId former_;
+};
+
+class Resend
+{
+public:
+	Resend(RegionShared *region, Hlc from) : region_(region), from_(from), origin_(originOf(region, region->region))
+	{
+		if (origin_ == InvalidRepOriginId)
+			throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the workers of this region have not started yet")
+				.hint("SELECT * FROM mrsync.worker_status shows how they are; then call mrsync.resend() again.");
+		id_ = *parseUuid(*spi::query("SELECT pg_catalog.gen_random_uuid()")[0][0]);
+	}
+
+	uint64_t run()
+	{
+		uint64_t position = waitForCommits();
+		uint64_t covers = sequenceAt(version::currentTimeline(), position - 1);
+		settingsLevel_ = pgCall([] { return fixedSettingsBegin(); });
+		pgCall(
+			[&]
+			{
+				snapshot_ = RegisterSnapshot(GetLatestSnapshot());
+				scratch_ = AllocSetContextCreate(CurrentMemoryContext, "mrsync resend", ALLOCSET_DEFAULT_SIZES);
+			});
+		std::string started = *spi::query("SELECT pg_catalog.clock_timestamp()")[0][0];
+		spi::Rows tables = spi::query("SELECT t.relation::oid FROM mrsync.replicated_table t JOIN pg_catalog.pg_class c "
+									  "ON c.oid = t.relation ORDER BY 1");
+		// Rows first. A transaction may have deleted a row and written it again: then there are both, of one version.
+		for (const spi::Row &table : tables)
+			rowsOf(static_cast<Oid>(std::stoul(*table[0])));
+		flush();
+		deletions(tables);
+		flush();
+		pgCall(
+			[&]
+			{
+				UnregisterSnapshot(snapshot_);
+				MemoryContextDelete(scratch_);
+				fixedSettingsEnd(settingsLevel_);
+			});
+		spi::execute("INSERT INTO mrsync.resend (region_id, resend_id, from_hlc, covers, parts, rows, deletions, left_out, "
+					 "started_at, finished_at) VALUES ($1, $2::uuid, $3::mrsync.hlc, $4::bigint, $5::bigint, $6::bigint, "
+					 "$7::bigint, $8::bigint, $9::timestamptz, pg_catalog.clock_timestamp())",
+					 {std::string(region_->region), toText(id_), toText(from_), std::to_string(covers), std::to_string(parts_),
+					  std::to_string(rows_), std::to_string(deletions_), std::to_string(unknown_ + tooLarge_), started});
+		if (unknown_ > 0)
+			notice(WARNING, std::to_string(unknown_) + " rows and deletions were left out, because their versions are not known any more",
+				   "They are older than everything whose version is known.",
+				   "Where a region may miss such rows, write them again: UPDATE … SET id = id.");
+		if (tooLarge_ > kMostWarnings)
+			notice(WARNING, std::to_string(tooLarge_) + " rows in all were left out because they are too large");
+		return rows_ + deletions_;
+	}
+
+private:
+	// Whether something with this xmin is to be sent, and its version.
+	bool isWanted(TransactionId xmin, Version &version)
+	{
+		XidVersion found = versionOf(region_, xmin);
+		if (found.mine)
+			return false; // it is sent when this transaction commits
+		if (found.hlc.value == 0)
+			++unknown_;
+		version.hlc = found.hlc;
+		version.region = found.region;
+		return found.hlc > from_;
+	}
+
+	void rowsOf(Oid root)
+	{
+		List *tables = pgCall([&] { return find_all_inheritors(root, AccessShareLock, nullptr); });
+		ListCell *cell;
+		foreach (cell, tables)
+			rowsOfOne(lfirst_oid(cell));
+	}
+
+	void rowsOfOne(Oid table)
+	{
+		Relation rel = pgCall([&] { return table_open(table, NoLock); });
+		if (rel->rd_rel->relkind != RELKIND_RELATION)
+		{
+			pgCall([&] { table_close(rel, NoLock); });
+			return;
+		}
+		const DecodedRelation &described = relations_.find(rel);
+		TupleTableSlot *slot = nullptr;
+		TableScanDesc scan = pgCall(
+			[&]
+			{
+				slot = table_slot_create(rel, nullptr);
+				return table_beginscan(rel, snapshot_, 0, nullptr);
+			});
+		TransactionId known = InvalidTransactionId; // rows of a transaction often stand side by side
+		Version version;
+		bool wanted = false;
+		for (;;)
+		{
+			TransactionId xmin = pgCall(
+				[&]() -> TransactionId
+				{
+					CHECK_FOR_INTERRUPTS();
+					MemoryContextReset(scratch_);
+					if (!table_scan_getnextslot(scan, ForwardScanDirection, slot))
+						return InvalidTransactionId;
+					bool isNull;
+					return DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isNull));
+				});
+			if (!TransactionIdIsValid(xmin))
+				break;
+			if (xmin != known || version.hlc.value == 0)
+				wanted = isWanted(xmin, version);
+			known = xmin;
+			if (wanted)
+				row(described, slot, version);
+		}
+		pgCall(
+			[&]
+			{
+				table_endscan(scan);
+				ExecDropSingleTupleTableSlot(slot);
+				table_close(rel, NoLock);
+			});
+	}
+
+	void row(const DecodedRelation &table, TupleTableSlot *slot, const Version &version)
+	{
+		ChangeEvent event;
+		event.operation = Operation::Insert;
+		event.table = table.name;
+		std::optional<Image> image = imageOf(table, slot);
+		if (image)
+		{
+			event.pk = Image{};
+			for (size_t i : table.key)
+				event.pk->push_back((*image)[i]);
+			event.after = std::move(image);
+		}
+		if (event.after && add(std::move(event), version))
+			++rows_;
+		else if (++tooLarge_ <= kMostWarnings)
+			notice(WARNING, "a row of " + table.ownName + " is too large to be sent again",
+				   "Its transaction is of region " + version.region + ", its stamp is " + toText(version.hlc) + ".",
+				   "Write it again, so that it is sent as a change: UPDATE … SET id = id.");
+	}
+
+	// Nothing: it is too large.
+	std::optional<Image> imageOf(const DecodedRelation &table, TupleTableSlot *slot)
+	{
+		const size_t count = table.columns.size();
+		const char **texts = pgCall(
+			[&]() -> const char **
+			{
+				MemoryContext former = MemoryContextSwitchTo(scratch_);
+				slot_getallattrs(slot);
+				size_t size = 0;
+				for (const DecodedColumn &column : table.columns)
+					if (column.isVarlena && !slot->tts_isnull[column.index])
+						size += toast_raw_datum_size(slot->tts_values[column.index]);
+				const char **values = nullptr;
+				if (size <= kMostRow)
+				{
+					values = static_cast<const char **>(palloc0(sizeof(char *) * count));
+					for (size_t i = 0; i < count; ++i)
+						if (const DecodedColumn &column = table.columns[i]; !slot->tts_isnull[column.index])
+							values[i] = OutputFunctionCall(const_cast<FmgrInfo *>(&column.output), slot->tts_values[column.index]);
+				}
+				MemoryContextSwitchTo(former);
+				return values;
+			});
+		if (!texts)
+			return std::nullopt;
+		Image image(count);
+		for (size_t i = 0; i < count; ++i)
+		{
+			image[i].name = table.columns[i].name;
+			if (texts[i])
+				image[i].value = texts[i];
+		}
+		return image;
+	}
+
+	// Of a relation's truncations the newest one stands for all.
+	void deletions(const spi::Rows &tables)
+	{
+		std::map<Oid, std::string> names;
+		for (const spi::Row &table : tables)
+		{
+			Oid oid = static_cast<Oid>(std::stoul(*table[0]));
+			names.emplace(oid, nameOf(oid).value_or(""));
+		}
+		std::map<Oid, Version> truncations;
+		Relation rel = pgCall([] { return table_open(catalogRelation("tombstone"), AccessShareLock); });
+		TableScanDesc scan = pgCall([&] { return table_beginscan(rel, snapshot_, 0, nullptr); });
+		TupleTableSlot *slot = pgCall([&] { return table_slot_create(rel, nullptr); });
+		for (;;)
+		{
+			struct Tombstone
+			{
+				TransactionId xmin;
+				Oid relation;
+				const char *pk; // null: a truncation
+			};
+			Tombstone tombstone = pgCall(
+				[&]() -> Tombstone
+				{
+					CHECK_FOR_INTERRUPTS();
+					MemoryContextReset(scratch_);
+					if (!table_scan_getnextslot(scan, ForwardScanDirection, slot))
+						return {InvalidTransactionId, InvalidOid, nullptr};
+					MemoryContext former = MemoryContextSwitchTo(scratch_);
+					bool isNull;
+					Tombstone found;
+					found.xmin = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isNull));
+					found.relation = DatumGetObjectId(slot_getattr(slot, 1, &isNull));
+					Datum pk = slot_getattr(slot, 3, &isNull);
+					found.pk = isNull ? nullptr : TextDatumGetCString(pk);
+					MemoryContextSwitchTo(former);
+					return found;
+				});
+			if (!TransactionIdIsValid(tombstone.xmin))
+				break;
+			auto table = names.find(tombstone.relation);
+			Version version;
+			if ((tombstone.pk && table == names.end()) || !isWanted(tombstone.xmin, version))
+				continue; // of a table that is not replicated any more
+			if (!tombstone.pk)
+			{
+				Version &newest = truncations[tombstone.relation];
+				newest = std::max(newest, version);
+				continue;
+			}
+			ChangeEvent event;
+			event.operation = Operation::Delete;
+			event.table = table->second;
+			auto key = decodeImage(tombstone.pk);
+			if (auto *error = std::get_if<DecodeError>(&key))
+				throw PgError(ERRCODE_DATA_CORRUPTED, "mrsync.tombstone holds a key of " + event.table + " that cannot be read")
+					.detail(error->message);
+			event.pk = std::get<Image>(std::move(key));
+			add(std::move(event), version);
+			++deletions_;
+		}
+		pgCall(
+			[&]
+			{
+				table_endscan(scan);
+				ExecDropSingleTupleTableSlot(slot);
+				table_close(rel, AccessShareLock);
+			});
+		for (const auto &[relation, version] : truncations)
+			if (std::optional<std::string> name = nameOf(relation))
+			{
+				ChangeEvent event;
+				event.operation = Operation::Truncate;
+				event.table = *name;
+				add(std::move(event), version);
+				++deletions_;
+			}
+	}
+
+	// As events name it; nothing: it is not replicated, or is no more.
+	std::optional<std::string> nameOf(Oid table)
+	{
+		Relation rel = pgCall([&] { return try_relation_open(table, AccessShareLock); });
+		if (!rel)
+			return std::nullopt;
+		const DecodedRelation &described = relations_.find(rel);
+		std::optional<std::string> name;
+		if (described.kind == DecodedRelation::Kind::Data)
+			name = described.ownName;
+		pgCall([&] { relation_close(rel, NoLock); });
+		return name;
+	}
+
+	// False: it is too large.
+	bool add(ChangeEvent &&event, const Version &version)
+	{
+		event.region = version.region;
+		event.hlc = version.hlc;
+		event.committedAt = GetCurrentTimestamp();
+		event.tx.resent = ResentPart{id_, parts_ + 1};
+		std::string json;
+		encode(event, json);
+		if (json.size() > kMostEvent)
+			return false;
+		if (!part_.empty() && part_.size() + json.size() > kPartBytes)
+			flush();
+		if (!part_.empty())
+			part_ += '\n';
+		part_ += json;
+		if (++events_ == kPartEvents)
+			flush();
+		return true;
+	}
+
+	void flush()
+	{
+		if (part_.empty())
+			return;
+		uint64_t end;
+		{
+			OwnOrigin own(origin_);
+			end = pgCall([&] { return version::logMessage(kResendPrefix, part_.data(), part_.size()); });
+		}
+		++parts_;
+		events_ = 0;
+		part_.clear();
+		// as at a commit
+		uint64_t known = region_->lastCommitEnd.load();
+		while (known < end && !region_->lastCommitEnd.compare_exchange_weak(known, end))
+		{
+		}
+		workerWake(region_->extractorLatch);
+	}
+
+	RegionShared *region_;
+	Hlc from_;
+	RepOriginId origin_;
+	Uuid id_;
+	int settingsLevel_ = 0;
+	Snapshot snapshot_ = nullptr;
+	MemoryContext scratch_ = nullptr;
+	RelationCache relations_;
+	std::string part_; // being put together: an event a line
+	size_t events_ = 0;
+	uint64_t parts_ = 0;
+	uint64_t rows_ = 0;
+	uint64_t deletions_ = 0;
+	uint64_t unknown_ = 0;
+	uint64_t tooLarge_ = 0;
+};
+
+uint64_t resend(Hlc from, const std::optional<std::string> &region)
+{
+	RegionShared *local = requireRegion();
+	if (region && *region != local->region)
+		throw PgError(ERRCODE_INVALID_PARAMETER_VALUE, "this is region \"" + std::string(local->region) + "\", which cannot send again what \"" + *region + "\" has")
+			.hint("Call mrsync.resend() in region \"" + *region + "\".");
+	AsSuperuser rights;
+	if (spi::query("SELECT pg_catalog.pg_try_advisory_xact_lock(1836217209, 2)")[0][0] != "t")
+		throw PgError(ERRCODE_OBJECT_IN_USE, "another session is sending again what this region has")
+			.hint("Wait until it has finished: SELECT * FROM mrsync.resend.");
+	return Resend(local, from).run();
+}
+
+} // namespace
+} // namespace mrsync::api
+
+using namespace mrsync;
+using namespace mrsync::api;
+
+Datum mrsync_resend(PG_FUNCTION_ARGS)
+{
+	return enter(
+		[&]
+		{
+			Hlc from{PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0)};
+			return Int64GetDatum(static_cast<int64>(resend(from, optionalTextArgument(fcinfo, 1))));
+		});
+}
