@@ -7,6 +7,7 @@ use strict;
 use warnings;
 use Test::More;
 use Cwd qw(abs_path);
+use IO::Handle;
 use File::Basename qw(dirname);
 use Mrsync::Lab;
 use Mrsync::Load qw(worker_pid terminate ask log_trouble);
@@ -56,21 +57,31 @@ until ($amid)
 	$lab->drain('us');
 	my ($pid, $before) = (worker_pid($lab, 'us', 'extractor'), us($events));
 	my $dead = us('SELECT incarnation FROM mrsync.extractor_position');
+	# the next one starts when the late records are at hand
+	my $coordinator = worker_pid($lab, 'us', 'coordinator');
 	us("INSERT INTO t SELECT i, 'round $rounds' FROM generate_series($rounds * 1000000 + 1, $rounds * 1000000 + $rows) i");
 	$lab->wait_until('the extractor to be in the middle of it', sub { us($events) > $before + 2000 });
+	kill 'STOP', $coordinator;
 	terminate($lab, 'us', $pid);
-	# what has landed of it; it comes once more from now on, a piece at a time, until the transaction has arrived
+	$lab->wait_until('the extractor to end', sub { !-e "/proc/$pid" });
+	# what has landed of it; it comes once more from now on, piece by piece, until the transaction has arrived
 	my @late = grep { /"round $rounds"/ && number('incarnation', $_) == $dead } records($topic);
 	if (!@late || @late >= $rows)
 	{
+		kill 'CONT', $coordinator;
 		note("round $rounds: the extractor was ended too early or too late");
 		next;
 	}
-	my $piece = 0;
+	open my $pipe, '|-', $kafkactl, $lab->broker, 'produce', $topic or die "$kafkactl: $!";
+	$pipe->autoflush(1);
+	kill 'CONT', $coordinator;
+	my ($piece, $looked) = (0, 0);
 	$lab->wait_until('the transaction to arrive', sub {
-		produce($topic, @late[ map { ($piece++) % @late } 1 .. 200 ]);
+		print $pipe map { "$late[ ($piece++) % @late ]\n" } 1 .. 10;
+		return unless ++$looked % 50 == 0;
 		return eu("SELECT count(*) FROM t WHERE v = 'round $rounds'") == $rows;
 	});
+	close $pipe or die "kafkactl produce has failed";
 	my @all = grep { /"round $rounds"/ } records($topic);
 	my ($first) = grep { number('incarnation', $all[$_]) > $dead } 0 .. $#all;
 	my ($last) = grep { number('incarnation', $all[$_]) > $dead } reverse 0 .. $#all;
@@ -96,7 +107,8 @@ my @transactions;
 for (grep { /"chosen/ } records($topic))
 {
 	push @transactions, [] if number('position', $_) == 1;
-	push @{ $transactions[-1] }, s/"region_id":"us"/"region_id":"ghost"/r =~ s/"table_name":"public.t"/"table_name":"public.chosen"/r;
+	s/"region_id":"us"/"region_id":"ghost"/, s/"table_name":"public.t"/"table_name":"public.chosen"/, s/("event_id":"\w+-\w+)-7\w+/$1-7abc/ for my $record = $_;
+	push @{ $transactions[-1] }, $record;
 }
 is(scalar @transactions, 14, 'fourteen transactions');
 s/"previous":\d+/"previous":0/ for @{ $transactions[0] };    # nothing is before the first one
