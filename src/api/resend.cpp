@@ -44,7 +44,7 @@ namespace mrsync::api
 namespace
 {
 
-constexpr size_t kPartBytes = 256 * 1024;
+constexpr size_t kPartBytes = 256 * 1024; // and then its last event
 constexpr size_t kPartEvents = 500;
 // What is larger cannot be one record of the WAL. A value's text may be twice its size, and more when it is escaped.
 constexpr size_t kMostRow = 256 * 1024 * 1024;
@@ -374,12 +374,10 @@ private:
 		encode(event, json);
 		if (json.size() > kMostEvent)
 			return false;
-		if (!part_.empty() && part_.size() + json.size() > kPartBytes)
-			flush();
 		if (!part_.empty())
 			part_ += '\n';
 		part_ += json;
-		if (++events_ == kPartEvents)
+		if (++events_ == kPartEvents || part_.size() >= kPartBytes)
 			flush();
 		return true;
 	}

@@ -32,6 +32,7 @@ namespace
 constexpr size_t kMostRecords = 1000; // taken from the topic at a time
 constexpr long kRetryFirstMs = 10;
 constexpr long kRetryLongestMs = 5000;
+constexpr long kAcknowledgeAgainMs = 10000;
 
 class Applier
 {
@@ -449,14 +450,15 @@ private:
 		shared->sequence.store(last.tx.sequence);
 	}
 
-	// Tells the source how far we are; at most every mrsync.ack_interval. Returns how long it can wait.
+	// Tells the source how far we are; at most every mrsync.ack_interval, and once more after a while, should our slot or
+	// our control topic have lost it. Returns how long it can wait.
 	long acknowledge(bool idle)
 	{
 		uint64_t applied = chain_.sequence();
-		if (applied == acknowledged_ || applied == 0)
-			return 1000;
 		TimestampTz now = GetCurrentTimestamp();
 		long since = (now - acknowledgedAt_) / 1000;
+		if (applied == 0 || (applied == acknowledged_ && since < kAcknowledgeAgainMs))
+			return 1000;
 		if (since < guc::ackIntervalMs)
 			return guc::ackIntervalMs - since;
 		WorkerTransaction transaction;
