@@ -36,7 +36,7 @@ ChangeEvent sample()
 	event.operation = Operation::Update;
 	event.before = Image{{"id", "1"}, {"name", std::nullopt}};
 	event.after = Image{{"id", "1"}, {"name", "Zoë \"quoted\"\n"}};
-	event.tx = {3, 42, 41, 0x1'016B3748, 745, 2, 1, false, SeenVector{{"us", {9, event.hlc}}}};
+	event.tx = {3, 42, 41, 0x1'016B3748, 745, 2, 1, false, SeenVector{{"us", {9, event.hlc}}}, {}};
 	return event;
 }
 
