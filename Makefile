@@ -28,7 +28,7 @@ override with_llvm = no
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-WARNINGS = -Wall -Wextra -Werror
+WARNINGS = -Wall -Wextra -Werror $(if $(MUTANTS),-DMRSYNC_MUTANTS)
 PURE_CXXFLAGS = -std=c++20 -O2 -g -fPIC -fvisibility=hidden $(WARNINGS) -Isrc -MMD -MP
 # the server's headers are not ours to warn about; they still say `register`
 SERVER_CXXFLAGS = $(PURE_CXXFLAGS) -Wno-register -fno-strict-aliasing -fwrapv \
@@ -45,6 +45,11 @@ $(BUILD)/kafka/%.o: src/kafka/%.cpp
 $(BUILD)/%.o: src/%.cpp
 	@mkdir -p $(@D)
 	$(CXX) $(SERVER_CXXFLAGS) -c $< -o $@
+
+# The library that can leave out a rule (src/core/mutant.h), in a folder of its own; for test/t/30_mutants.t
+.PHONY: mutants
+mutants:
+	$(MAKE) MUTANTS=1 BUILD=$(BUILD)/mutants MODULE_big=$(BUILD)/mutants/mrsync $(BUILD)/mutants/mrsync.so
 
 -include $(OBJS:.o=.d)
 -include test/unit/unit.mk test/bed/bed.mk bench/bench.mk

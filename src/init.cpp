@@ -3,6 +3,7 @@
 #include "pg/guard.h"
 #include "pg/guc.h"
 #include "pg/shmem.h"
+#include "pg/utility.h"
 #include "worker/worker.h"
 
 extern "C"
@@ -22,6 +23,7 @@ void _PG_init(void)
 			mrsync::pgCall([] { mrsync::guc::define(); });
 			mrsync::shmemInit();
 			mrsync::clockInit();
+			mrsync::utilityInit();
 			mrsync::launcherRegister();
 		});
 }

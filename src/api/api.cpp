@@ -38,7 +38,7 @@ void preCommit()
 	RegionShared *stale = regionByDatabase(MyDatabaseId);
 	if (stale && (std::strcmp(stale->region, pending.region) != 0 || std::strcmp(stale->group, pending.group) != 0))
 		regionForget(MyDatabaseId);
-	regionRegister(MyDatabaseId, pending.region, pending.group);
+	regionRegister(MyDatabaseId, pending.region, pending.group, true);
 	pending.registered = true;
 }
 

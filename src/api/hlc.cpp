@@ -13,6 +13,7 @@ PG_FUNCTION_INFO_V1(mrsync_hlc_out);
 PG_FUNCTION_INFO_V1(mrsync_hlc_recv);
 PG_FUNCTION_INFO_V1(mrsync_hlc_send);
 PG_FUNCTION_INFO_V1(mrsync_current_hlc);
+PG_FUNCTION_INFO_V1(mrsync_stable_point);
 }
 
 using namespace mrsync;
@@ -81,5 +82,16 @@ Datum mrsync_current_hlc(PG_FUNCTION_ARGS)
 		[&]
 		{
 			return Int64GetDatum(clockNow(api::requireRegion()).value);
+		});
+}
+
+Datum mrsync_stable_point(PG_FUNCTION_ARGS)
+{
+	return enter(
+		[&]
+		{
+			int64_t stable = api::requireRegion()->stablePoint.load();
+			fcinfo->isnull = stable == 0;
+			return Int64GetDatum(stable);
 		});
 }

@@ -1,10 +1,14 @@
-// region_init, region_connect, region_leave: a database becomes a region, learns of its peers, and stops being one.
+// region_init, region_connect, region_leave: a database becomes a region, learns of its peers, and stops being one; and
+// slot_recreate, for a region that has lost its slot.
 #include "api/api.h"
+#include "api/table.h"
 
 #include "kafka/admin.h"
 #include "pg/catalog.h"
+#include "pg/clock.h"
 #include "pg/exit.h"
 #include "pg/guc.h"
+#include "pg/horizon.h"
 
 #include <csignal>
 #include <cstring>
@@ -19,12 +23,11 @@ PG_FUNCTION_INFO_V1(mrsync_preloaded);
 PG_FUNCTION_INFO_V1(mrsync_region_init);
 PG_FUNCTION_INFO_V1(mrsync_region_connect);
 PG_FUNCTION_INFO_V1(mrsync_region_leave);
+PG_FUNCTION_INFO_V1(mrsync_slot_recreate);
 }
 
 namespace mrsync::api
 {
-
-void tableRemoveUnchecked(Oid relation); // table.cpp
 
 namespace
 {
@@ -106,56 +109,11 @@ void dropSlotIfThere(const std::string &slot)
 	spi::query("SELECT pg_catalog.pg_drop_replication_slot($1::name)", {slot});
 }
 
-void regionInit(const std::string &region, const std::string &brokers, const std::string &group)
+// Where what it sends begins.
+std::string createSlot(const std::string &slot)
 {
-	requireNoTransactionBlock("region_init", "It creates a replication slot, which no rollback takes back.");
-	requireSuperuser("region_init");
-	checkName("region_id", region);
-	checkName("replication_group", group);
-	if (GetDatabaseEncoding() != PG_UTF8)
-		throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the encoding of this database is not UTF8")
-			.detail(std::string("It is ") + GetDatabaseEncodingName() +
-					"; every region must be able to store what any other can.")
-			.hint("Create the region in a database made with ENCODING 'UTF8'.");
-	lockRegionCalls();
-	if (std::optional<std::string> former = localRegion())
-		throw PgError(ERRCODE_DUPLICATE_OBJECT, "this database is region \"" + *former + "\" already")
-			.hint(*former == region
-					  ? "Nothing is to be done. SELECT * FROM mrsync.worker_status shows how it is."
-					  : "A database is one region for its life. To give it up, call mrsync.region_leave().");
-	if (!spi::query("SELECT FROM mrsync.region WHERE region_id = $1", {region}).empty())
-		throw PgError(ERRCODE_DUPLICATE_OBJECT, "region \"" + region + "\" is known here as a peer")
-			.hint("Choose a region_id that no other region has.");
-	checkSettings();
-	if (!myRegion())
-		regionFree(); // rather now than at the commit; it may be taken until then
-	checkBrokers(brokers);
-	std::string topic = "mrsync." + group + "." + region;
-	for (const std::string &name : {topic, topic + ".control"})
-	{
-		kafka::Topic made = askBroker(
-			brokers, [&] { return kafka::topicCreate({brokers, guc::kafkaOptions}, name, kafka::TopicSettings{}, kBrokerTimeoutMs); });
-		if (!made.risk.empty())
-			notice(WARNING, "Kafka topic \"" + name + "\" may lose events before they are read: " + made.risk,
-				   "What a reader finds gone stops its link.",
-				   "Set retention.ms above the longest absence of a region that you want to survive, and retention.bytes to -1.");
-		if (made.created == kafka::TopicCreated::Existed)
-			notice(NOTICE, "Kafka topic \"" + name + "\" exists already and is used as it is",
-				   "A region of this name has written to it before.",
-				   "If that was another database, choose another region_id, or delete the topic first.");
-	}
-	std::string slot = mySlotName();
-	dropSlotIfThere(slot);
-	dropSlotAtAbort(slot); // it would keep WAL for ever
-	spi::query("SELECT pg_catalog.pg_create_logical_replication_slot($1::name, 'mrsync')", {slot});
-	spi::execute("INSERT INTO mrsync.region (region_id, is_local, replication_group, kafka_brokers) "
-				 "VALUES ($1, true, $2, $3)",
-				 {region, group, brokers});
-	spi::execute("INSERT INTO mrsync.extractor_position DEFAULT VALUES ON CONFLICT DO NOTHING");
-	registerAtCommit(region, group);
+	return *spi::query("SELECT lsn FROM pg_catalog.pg_create_logical_replication_slot($1::name, 'mrsync')", {slot})[0][0];
 }
-
-std::string originName(const std::string &region) { return mySlotName() + "_" + region; }
 
 // Until the end of the transaction nobody else makes a peer known; readers are not in the way, nor are new links.
 void checkPeerLimit()
@@ -190,6 +148,73 @@ void checkOriginLimit(const std::string &origin)
 						  {setting, std::to_string(std::stoi(*rows[0][1]) * 2 + 8)})[0][0]);
 }
 
+// Its id.
+std::string originCreate(const std::string &origin)
+{
+	return std::to_string(pgCall(
+		[&]
+		{
+			RepOriginId known = replorigin_by_name(origin.c_str(), true);
+			return known != InvalidRepOriginId ? known : replorigin_create(origin.c_str());
+		}));
+}
+
+void regionInit(const std::string &region, const std::string &brokers, const std::string &group)
+{
+	requireNoTransactionBlock("region_init", "It creates a replication slot, which no rollback takes back.");
+	requireSuperuser("region_init");
+	checkName("region_id", region);
+	checkName("replication_group", group);
+	if (GetDatabaseEncoding() != PG_UTF8)
+		throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the encoding of this database is not UTF8")
+			.detail(std::string("It is ") + GetDatabaseEncodingName() +
+					"; every region must be able to store what any other can.")
+			.hint("Create the region in a database made with ENCODING 'UTF8'.");
+	lockRegionCalls();
+	if (std::optional<std::string> former = localRegion())
+		throw PgError(ERRCODE_DUPLICATE_OBJECT, "this database is region \"" + *former + "\" already")
+			.hint(*former == region
+					  ? "Nothing is to be done. SELECT * FROM mrsync.worker_status shows how it is."
+					  : "A database is one region for its life. To give it up, call mrsync.region_leave().");
+	if (!spi::query("SELECT FROM mrsync.region WHERE region_id = $1", {region}).empty())
+		throw PgError(ERRCODE_DUPLICATE_OBJECT, "region \"" + region + "\" is known here as a peer")
+			.hint("Choose a region_id that no other region has.");
+	checkSettings();
+	if (!myRegion())
+		regionFree(); // rather now than at the commit; it may be taken until then
+	const std::string origin = ownOriginName(MyDatabaseId, region, group);
+	checkOriginLimit(origin);
+	checkBrokers(brokers);
+	std::string topic = "mrsync." + group + "." + region;
+	for (const std::string &name : {topic, topic + ".control"})
+	{
+		kafka::Topic made = askBroker(
+			brokers, [&] { return kafka::topicCreate({brokers, guc::kafkaOptions}, name, kafka::TopicSettings{}, kBrokerTimeoutMs); });
+		if (!made.risk.empty())
+			notice(WARNING, "Kafka topic \"" + name + "\" may lose events before they are read: " + made.risk,
+				   "What a reader finds gone stops its link.",
+				   "Set retention.ms above the longest absence of a region that you want to survive, and retention.bytes to -1.");
+		if (made.created == kafka::TopicCreated::Existed)
+			notice(NOTICE, "Kafka topic \"" + name + "\" exists already and is used as it is",
+				   "A region of this name has written to it before.",
+				   "If that was another database, choose another region_id, or delete the topic first.");
+	}
+	std::string slot = mySlotName();
+	dropSlotIfThere(slot);
+	dropSlotAtAbort(slot); // it would keep WAL for ever
+	const std::string begin = createSlot(slot);
+	// For rows of its own that appliers write again. A place is taken for it now: after a crash, recovery would fail without one.
+	spi::execute("INSERT INTO mrsync.region (region_id, is_local, replication_group, kafka_brokers, link_origin) "
+				 "VALUES ($1, true, $2, $3, $4::oid)",
+				 {region, group, brokers, originCreate(origin)});
+	spi::query("SELECT pg_catalog.pg_replication_origin_advance($1, '0/1')", {origin});
+	spi::execute("INSERT INTO mrsync.extractor_position (lsn, first_incarnation, incarnation) SELECT $1::pg_lsn, now, now FROM (SELECT "
+				 "extract(epoch FROM clock_timestamp())::bigint AS now) clock",
+				 {begin});
+	horizonSample(nullptr); // bounds all rows that are older than the region
+	registerAtCommit(region, group);
+}
+
 void regionConnect(const std::string &region, const std::optional<std::string> &brokersGiven)
 {
 	(void)requireRegion();
@@ -207,18 +232,11 @@ void regionConnect(const std::string &region, const std::optional<std::string> &
 	std::string brokers = brokersGiven.value_or(*mine[0][2]);
 	checkBrokers(brokers);
 	checkPeerLimit();
-	std::string origin = originName(region);
-	checkOriginLimit(origin);
+	checkOriginLimit(originName(MyDatabaseId, region));
 	AsSuperuser rights;
-	RepOriginId id = pgCall(
-		[&]
-		{
-			RepOriginId known = replorigin_by_name(origin.c_str(), true);
-			return known != InvalidRepOriginId ? known : replorigin_create(origin.c_str());
-		});
 	spi::execute("INSERT INTO mrsync.region (region_id, is_local, replication_group, kafka_brokers, link_origin) "
 				 "VALUES ($1, false, $2, $3, $4::oid)",
-				 {region, mine[0][1], brokers, std::to_string(id)});
+				 {region, mine[0][1], brokers, originCreate(originName(MyDatabaseId, region))});
 	wakeAtCommit(); // the coordinator makes the origin known to all processes
 }
 
@@ -234,7 +252,7 @@ std::vector<pid_t> workersOf(RegionShared *region)
 
 void endWorkers(const std::vector<pid_t> &pids)
 {
-	TimestampTz until = GetCurrentTimestamp() + kLeaveTimeoutMs * INT64CONST(1000);
+	int64_t until = steadyNow() + kLeaveTimeoutMs * INT64CONST(1000);
 	bool told = false;
 	for (;;)
 	{
@@ -253,7 +271,7 @@ void endWorkers(const std::vector<pid_t> &pids)
 		told = true;
 		if (alive == 0)
 			return;
-		if (GetCurrentTimestamp() > until)
+		if (steadyNow() > until)
 			throw PgError(ERRCODE_OBJECT_IN_USE, std::to_string(alive) + " worker processes of this region do not end")
 				.hint("SELECT * FROM pg_stat_activity WHERE pid = " + std::to_string(pids[0]) +
 					  " shows what one waits for. Then call mrsync.region_leave() again.");
@@ -265,6 +283,24 @@ void endWorkers(const std::vector<pid_t> &pids)
 				CHECK_FOR_INTERRUPTS();
 			});
 	}
+}
+
+void slotRecreate()
+{
+	requireNoTransactionBlock("slot_recreate", "It creates a replication slot, which no rollback takes back.");
+	requireSuperuser("slot_recreate");
+	(void)requireRegion();
+	lockRegionCalls();
+	std::string slot = mySlotName();
+	SlotState state = pgCall([&] { return slotState(slot.c_str()); });
+	if (state != SlotState::Missing && state != SlotState::Invalidated)
+		throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "replication slot \"" + slot + "\" is in order")
+			.hint("Nothing is to be done. SELECT * FROM mrsync.worker_status shows what the extractor waits for.");
+	dropSlotIfThere(slot);
+	(void)createSlot(slot);
+	notice(NOTICE, "what was committed while there was no slot is not sent",
+		   "The links to the other regions stop before what comes next, and name it.",
+		   "SELECT mrsync.resend() sends what is missing; then they go on by themselves.");
 }
 
 // Can be called again after it failed half-way: what is gone already is passed over.
@@ -292,9 +328,11 @@ void regionLeave()
 										  "JOIN pg_catalog.pg_class c ON c.oid = t.relation"))
 		tableRemoveUnchecked(static_cast<Oid>(std::stoul(*row[0])));
 	spi::execute("TRUNCATE mrsync.region, mrsync.replicated_table, mrsync.former_identity, mrsync.replication_link, "
-				 "mrsync.link_position, mrsync.extractor_position, mrsync.control_position, mrsync.heartbeat, "
-				 "mrsync.acknowledgement, mrsync.applied_event, mrsync.tombstone, mrsync.hlc_override, "
-				 "mrsync.apply_error");
+				 "mrsync.link_position, mrsync.extractor_position, mrsync.recovery, mrsync.resend, mrsync.control_position, mrsync.heartbeat, "
+				 "mrsync.acknowledgement, mrsync.applied_event, mrsync.tombstone, mrsync.hlc_override, mrsync.pruning, "
+				 "mrsync.row_entry, mrsync.base_marker, mrsync.horizon, mrsync.apply_error, mrsync.row_aside, mrsync.row_history, "
+				 "mrsync.merge_definition, mrsync.merge_acknowledgement, mrsync.merge_folded, mrsync.merge_failure, mrsync.merge_comparison, "
+				 "mrsync.merge_difference, mrsync.conflict_untold, mrsync.conflict_report");
 	spi::Rows origins = spi::query(
 		"SELECT roname FROM pg_catalog.pg_replication_origin WHERE pg_catalog.starts_with(roname, $1)",
 		{mySlotName() + "_"});
@@ -328,6 +366,13 @@ Datum mrsync_region_init(PG_FUNCTION_ARGS)
 Datum mrsync_region_connect(PG_FUNCTION_ARGS)
 {
 	enter([&] { regionConnect(textArgument(fcinfo, 0, "region_id"), optionalTextArgument(fcinfo, 1)); });
+	return Datum(0);
+}
+
+Datum mrsync_slot_recreate(PG_FUNCTION_ARGS)
+{
+	(void)fcinfo;
+	enter([] { slotRecreate(); });
 	return Datum(0);
 }
 

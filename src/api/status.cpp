@@ -47,7 +47,8 @@ struct WorkerTexts
 	pid_t pid;
 	TimestampTz startedAt;
 	int32_t restarts;
-	char state[256];
+	char state[1024];
+	bool degraded;
 	char lastError[1024];
 	TimestampTz lastErrorAt;
 };
@@ -69,6 +70,7 @@ void workerStat(FunctionCallInfo fcinfo)
 		texts.startedAt = worker.startedAt;
 		texts.restarts = worker.restarts;
 		memcpy(texts.state, worker.state, sizeof texts.state);
+		texts.degraded = worker.degraded;
 		memcpy(texts.lastError, worker.lastError, sizeof texts.lastError);
 		texts.lastErrorAt = worker.lastErrorAt;
 		LWLockRelease(shmemLock());
@@ -93,6 +95,7 @@ void workerStat(FunctionCallInfo fcinfo)
 		row.put(BoolGetDatum(worker.caughtUp.load()));
 		row.putText(texts.lastError);
 		row.putTime(texts.lastErrorAt);
+		row.put(BoolGetDatum(texts.degraded));
 		row.end();
 	}
 }
@@ -116,6 +119,8 @@ void peerStat(FunctionCallInfo fcinfo)
 		row.putCount(peer.ackedSequence.load());
 		row.putCount(peer.headSequence.load());
 		row.putTime(peer.heartbeatAt.load());
+		row.putTime(peer.watermark.load());
+		row.putTime(peer.appliedWatermark.load());
 		row.end();
 	}
 }

@@ -10,6 +10,7 @@
 #include "pg/catalog.h"
 #include "pg/fixed_settings.h"
 #include "pg/key.h"
+#include "pg/rowhistory.h"
 
 #include <algorithm>
 
@@ -294,6 +295,8 @@ void truncated(TriggerData *trigger)
 			writer.open(RelationGetRelid(trigger->tg_relation));
 			writer.write(nullptr, nullptr, 0);
 			writer.close();
+			if (keepsHistory(trigger->tg_relation) && keyInfoUnguarded(trigger->tg_relation).root == RelationGetRelid(trigger->tg_relation))
+				historyForgetOwn(RelationGetRelid(trigger->tg_relation));
 		});
 }
 

@@ -107,6 +107,19 @@ void putEnvelope(std::string &out, const Envelope &tx)
 	putInteger(out, tx.schemaVersion);
 	out += ",\"position\":";
 	putInteger(out, tx.position);
+	if (tx.resent)
+	{
+		out += ",\"resend\":{\"id\":";
+		putPlain(out, toText(tx.resent->resend));
+		out += ",\"part\":";
+		putInteger(out, tx.resent->part);
+		if (tx.step > 0)
+		{
+			out += ",\"step\":";
+			putInteger(out, tx.step);
+		}
+		out += '}';
+	}
 	if (tx.seen)
 	{
 		out += ",\"seen\":";
@@ -219,6 +232,15 @@ public:
 		return *hlc;
 	}
 
+	Uuid uuid(std::string_view key) const
+	{
+		std::string value = text(key);
+		std::optional<Uuid> uuid = parseUuid(value);
+		if (!uuid)
+			fail(key, "not a UUID: " + quoted(value));
+		return *uuid;
+	}
+
 	uint64_t lsn(std::string_view key) const
 	{
 		std::string value = text(key);
@@ -325,6 +347,13 @@ Envelope envelopeOf(const Reader &object)
 	tx.xid = object.integer<uint64_t>("xid");
 	tx.schemaVersion = object.integer<int64_t>("schema_version", 0);
 	tx.position = object.integer<uint32_t>("position", 1);
+	if (object.find("resend") != nullptr)
+	{
+		Reader resend = object.object("resend");
+		tx.resent = ResentPart{resend.uuid("id"), resend.integer<uint64_t>("part", 1)};
+		if (resend.find("step") != nullptr)
+			tx.step = resend.integer<uint32_t>("step", 1);
+	}
 	if (object.find("seen") != nullptr)
 		tx.seen = seenOf(object.object("seen"));
 	tx.last = object.boolean("last");
@@ -346,11 +375,7 @@ ChangeEvent eventOf(const Reader &object)
 	ChangeEvent event;
 	event.tx = envelopeOf(object.object("transaction"));
 
-	std::string id = object.text("event_id");
-	std::optional<Uuid> uuid = parseUuid(id);
-	if (!uuid)
-		object.fail("event_id", "not a UUID: " + quoted(id));
-	event.id = *uuid;
+	event.id = object.uuid("event_id");
 	event.region = object.name("region_id");
 	event.table = object.name("table_name");
 	event.pk = imageOrNull(object, "row_pk");

@@ -6,7 +6,8 @@
 //    "hlc_timestamp":"2026-11-23 08:11:00.123456Z",
 //    "transaction":{"version":1,"incarnation":1,"sequence":1,"previous":0,"lsn":"0/16B3748","xid":745,
 //                   "schema_version":0,"position":1,"seen":{"eu":{"sequence":9,"hlc":"…"}},"last":true}}
-// "seen" is there on the first event of a transaction only. "last" is always the last key, so that the writer can
+// "seen" is there on the first event of a transaction only, "resend":{"id":"…","part":1} before it on what is sent again.
+// "last" is always the last key, so that the writer can
 // settle it when the transaction's end is known (markLast).
 #pragma once
 

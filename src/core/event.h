@@ -44,8 +44,19 @@ struct SeenEntry
 };
 using SeenVector = std::map<std::string, SeenEntry, std::less<>>;
 
-// A position in a region's total order of commits is its sequence: (timeline << 48) | commit LSN. It grows along the
-// region's history, is a pure function of the WAL, and stays below 2^53 (exact in every JSON reader) up to timeline 31.
+// What a region sends again (mrsync.resend) comes in parts: of which resend, and which part of it (1, 2, …).
+struct ResentPart
+{
+	Uuid resend;
+	uint64_t part = 0;
+	bool operator==(const ResentPart &) const = default;
+};
+
+// A position in a region's total order of commits is its sequence: (number << 48) | commit LSN, where the number is that of
+// the history (pg/history.h): the timeline, in the ordinary case. It grows along the region's history, is a pure function of
+// the WAL, and stays below 2^53 (exact in every JSON reader) up to number 31.
+constexpr uint64_t sequenceAt(uint32_t number, uint64_t lsn) { return static_cast<uint64_t>(number) << 48 | lsn; }
+
 struct Envelope
 {
 	int64_t incarnation = 0; // which start of the extractor produced this record; 0 outside of Kafka
@@ -57,6 +68,12 @@ struct Envelope
 	uint32_t position = 1; // 1-based, within the transaction and topic
 	bool last = false;
 	std::optional<SeenVector> seen; // on the transaction's first event only
+	// Rows as they are, and deletions, each with the version that it has: region and hlc are of who wrote it, and may differ
+	// from event to event. Order does not matter.
+	std::optional<ResentPart> resent;
+	// Of a resent event: 0: how the row is, or that it is deleted. Else an event of the row's history: which one (1, 2, …) of its
+	// transaction's on that row. Those of a row are in their order.
+	uint32_t step = 0;
 	bool operator==(const Envelope &) const = default;
 };
 

@@ -4,6 +4,8 @@
 // characters regions, tables and keys are made of.
 #include "core/ids.h"
 
+#include "core/mutant.h"
+
 #include <openssl/evp.h>
 
 #include <cstring>
@@ -74,6 +76,11 @@ uint64_t unixMillis(Hlc hlc)
 	return static_cast<uint64_t>(millis + millisFrom1970To2000) & 0xFFFFFFFFFFFF;
 }
 
+// Of an event id: where in its region's WAL, and which event there.
+constexpr int indexBits = 26;
+constexpr int placeBits = 33 + indexBits;
+constexpr uint64_t placeMask = (uint64_t{1} << placeBits) - 1;
+
 int hexDigit(char c)
 {
 	if (c >= '0' && c <= '9')
@@ -137,12 +144,28 @@ Uuid nameId(const Uuid &nameSpace, std::string_view name)
 	return uuid;
 }
 
+Uuid eventIdFrom(Hlc hlc)
+{
+	Uuid uuid;
+	for (size_t i = 0; i < 6; ++i)
+		uuid.bytes[i] = static_cast<uint8_t>(unixMillis(hlc) >> (40 - 8 * i));
+	return uuid;
+}
+
+Uuid eventIdBehind(const Uuid &id, uint64_t count)
+{
+	uint64_t low = 0;
+	for (size_t i = 8; i < 16; ++i)
+		low = low << 8 | id.bytes[i];
+	low = (low & ~placeMask) | ((low + count) & placeMask);
+	Uuid behind = id;
+	for (size_t i = 0; i < 8; ++i)
+		behind.bytes[8 + i] = static_cast<uint8_t>(low >> (56 - 8 * i));
+	return behind;
+}
+
 Uuid eventId(Hlc hlc, std::string_view region, uint64_t commitLsn, uint64_t index)
 {
-	constexpr int indexBits = 26;
-	constexpr int placeBits = 33 + indexBits;
-	constexpr uint64_t placeMask = (uint64_t{1} << placeBits) - 1;
-
 	// The sum, not a concatenation: an index beyond its bits carries into the LSN's.
 	uint64_t place = (((commitLsn >> 3) << indexBits) + index) & placeMask;
 	uint64_t region15 = regionBits(region);
@@ -175,7 +198,7 @@ Uuid conflictId(std::string_view table, std::string_view rowPk, Hlc hlcA, std::s
                 std::string_view regionB)
 {
 	// Which side was the incoming one depends on the region that looks; the order of the versions does not.
-	bool swap = hlcB != hlcA ? hlcB < hlcA : regionB < regionA;
+	bool swap = (hlcB != hlcA ? hlcB < hlcA : regionB < regionA) && !mutated("conflict_id_by_arrival");
 	std::string name = "conflict";
 	addPart(name, table);
 	addPart(name, rowPk);
@@ -183,6 +206,17 @@ Uuid conflictId(std::string_view table, std::string_view rowPk, Hlc hlcA, std::s
 	addPart(name, swap ? regionB : regionA);
 	addPart(name, std::to_string((swap ? hlcA : hlcB).value));
 	addPart(name, swap ? regionA : regionB);
+	return nameId(kNamespace, name);
+}
+
+Uuid stepId(std::string_view table, std::string_view rowPk, std::string_view column, Hlc hlc, std::string_view region)
+{
+	std::string name = "step";
+	addPart(name, table);
+	addPart(name, rowPk);
+	addPart(name, column);
+	addPart(name, std::to_string(hlc.value));
+	addPart(name, region);
 	return nameId(kNamespace, name);
 }
 

@@ -34,6 +34,10 @@ Uuid nameId(const Uuid &nameSpace, std::string_view name);
 
 // index: 0-based position of the event in its transaction.
 Uuid eventId(Hlc hlc, std::string_view region, uint64_t commitLsn, uint64_t index);
+// The lowest that an event of any region stamped in this millisecond can have.
+Uuid eventIdFrom(Hlc hlc);
+// Of the event that comes so many behind this one, in its transaction.
+Uuid eventIdBehind(const Uuid &id, uint64_t count);
 
 // The same link has the same id in whichever region it is created.
 Uuid linkId(std::string_view group, std::string_view source, std::string_view target);
@@ -41,5 +45,8 @@ Uuid linkId(std::string_view group, std::string_view source, std::string_view ta
 // The same conflict has the same id in every region, whichever side was the incoming one.
 Uuid conflictId(std::string_view table, std::string_view rowPk, Hlc hlcA, std::string_view regionA, Hlc hlcB,
 				std::string_view regionB);
+
+// What becomes of a column when an event is merged into a row; column "": of the row.
+Uuid stepId(std::string_view table, std::string_view rowPk, std::string_view column, Hlc hlc, std::string_view region);
 
 } // namespace mrsync

@@ -2,8 +2,27 @@
 // (test/sim) runs the same code that the workers run.
 #include "core/ledger.h"
 
+#include "core/mutant.h"
+
 namespace mrsync
 {
+
+ChangeEvent fence(const std::string &region, int64_t incarnation, int64_t committedAt)
+{
+	ChangeEvent event;
+	event.region = region;
+	event.table = kFenceTable;
+	event.operation = Operation::Insert;
+	event.pk = Image{{"region_id", region}};
+	event.after = event.pk;
+	event.committedAt = committedAt;
+	event.hlc = Hlc{committedAt};
+	event.tx.incarnation = incarnation;
+	event.tx.position = 2; // no transaction begins with it; and 0 is below every sequence
+	event.tx.last = true;
+	event.id = eventId(event.hlc, region, 0, static_cast<uint64_t>(incarnation));
+	return event;
+}
 
 void AckLedger::commit(uint64_t endLsn, uint64_t sequence)
 {
@@ -21,7 +40,7 @@ AckLedger::Confirmed AckLedger::confirm()
 	while (!boundaries_.empty())
 	{
 		const Boundary &oldest = boundaries_.front();
-		if (acked_[Data] < oldest.sent[Data] || acked_[Control] < oldest.sent[Control])
+		if ((acked_[Data] < oldest.sent[Data] || acked_[Control] < oldest.sent[Control]) && !mutated("early_confirm"))
 			break;
 		confirmed_ = oldest.at;
 		boundaries_.pop_front();
@@ -29,15 +48,30 @@ AckLedger::Confirmed AckLedger::confirm()
 	return confirmed_;
 }
 
+// Incarnations. Each start of a source's extractor is one, with a number above all before; every record says which one
+// sent it. Nothing has to stand in a topic between two of them (a fence does after each start of the server, for the region's
+// own sake: worker/set_back.h):
+// (1) What an incarnation sends is the region's transactions in order and whole, from a boundary on. Of that, the topic
+//     holds a beginning, in its order and without holes (idempotent producer): a dead one's last records may land late,
+//     or never.
+// (2) Everything before that boundary had been acknowledged to lower incarnations while they lived. So it stands in the
+//     topic before the first record of this one; and at its place none of it was behind a record of a higher one than
+//     the one that sent it, for those had not begun.
+// So a reader that, from its first record of an incarnation on, ignores all of lower ones, has read everything before
+// the boundary by then (2), and reads everything behind it from this incarnation, or from a higher one for which the
+// same is true (1). What lower ones land late is a repetition of that, or its unfinished beginning.
+// Before its first record nobody is to be kept off: what lands late goes on, in order, where its incarnation was.
+// A reader that starts again at its position knows the incarnation of what it applied last. Were a record of a higher
+// one before the position, that transaction would have been ignored.
 SequenceChain::Verdict SequenceChain::judge(const Envelope &tx)
 {
-	if (tx.incarnation < incarnation_)
+	if (tx.incarnation < incarnation_ && !mutated("dead_speak"))
 		return Verdict::Stale;
 	incarnation_ = tx.incarnation;
 	if (tx.sequence <= sequence_)
 		return Verdict::Duplicate;
 	// A region's first transaction has no predecessor (0). A topic that begins with another one has lost its head.
-	if (tx.previous > sequence_)
+	if (tx.previous > sequence_ && !mutated("skip_gaps"))
 		return Verdict::Gap;
 	return Verdict::Next;
 }
@@ -56,7 +90,7 @@ SequenceChain::Verdict SequenceChain::judge(const Envelope &tx)
 // A reader that goes back in the topic without a new incarnation starts with a new gate.
 TransactionGate::Verdict TransactionGate::judge(const Envelope &tx)
 {
-	if (tx.incarnation < incarnation_)
+	if (tx.incarnation < incarnation_ && !mutated("dead_speak"))
 		return Verdict::Ignore;
 	if (tx.position == 0)
 		return Verdict::Broken;

@@ -10,6 +10,12 @@
 namespace mrsync
 {
 
+// A record that begins an incarnation in both topics, and is nothing else: to every reader one that it knows, of a higher
+// incarnation. Behind it nothing older counts any more, so whoever sends it knows for certain what had been sent before.
+// committedAt: now, by physical time.
+constexpr char kFenceTable[] = "mrsync.fence";
+ChangeEvent fence(const std::string &region, int64_t incarnation, int64_t committedAt);
+
 // Producer side. Confirms a WAL position only when every record before it is acknowledged (I2, I8).
 // A region writes two topics; acknowledgements are in order within a topic, not across the two.
 class AckLedger
@@ -51,7 +57,7 @@ private:
 	Confirmed confirmed_;
 };
 
-// Consumer side: the chain of sequences of one source region.
+// Consumer side: the chain of sequences of one source region. Why it needs no fence: ledger.cpp.
 class SequenceChain
 {
 public:

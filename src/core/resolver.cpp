@@ -2,25 +2,24 @@
 // there is anything to report (a conflict is two events of which neither had seen the other).
 #include "core/resolver.h"
 
+#include "core/mutant.h"
+
 namespace mrsync
 {
 namespace
 {
 
-ConflictType conflictOf(LocalKind local, bool deletes, bool updates)
+// By the sides' outcomes, not by which of the two came: the same wherever they meet.
+ConflictType conflictOf(LocalKind local, bool deletes, bool updates, bool incomingWins)
 {
-	switch (local)
-	{
-	case LocalKind::Absent:
+	if (local == LocalKind::Absent)
 		return deletes ? ConflictType::DeleteMissing : updates ? ConflictType::UpdateMissing : ConflictType::None;
-	case LocalKind::Live:
-		return deletes   ? ConflictType::DeleteOriginDiffers
-		       : updates ? ConflictType::UpdateOriginDiffers
-		                 : ConflictType::InsertExists;
-	case LocalKind::Tombstone:
-		return deletes ? ConflictType::DeleteMissing : ConflictType::UpdateDeleted;
-	}
-	return ConflictType::None;
+	const bool deleted = local == LocalKind::Tombstone;
+	if (deletes && deleted)
+		return ConflictType::DeleteMissing;
+	if (!deletes && !deleted)
+		return updates ? ConflictType::UpdateOriginDiffers : ConflictType::InsertExists;
+	return deletes == incomingWins ? ConflictType::DeleteOriginDiffers : ConflictType::UpdateDeleted;
 }
 
 Action actionOf(LocalKind local, bool deletes)
@@ -64,14 +63,20 @@ Decision resolve(const LocalState &local, Operation op, const Version &incoming)
 	bool absent = local.kind == LocalKind::Absent;
 
 	Decision decision;
+	if (local.atMost && !absent && !local.sameTransaction && local.version < incoming && incoming.hlc <= *local.atMost && !mutated("guesses"))
+	{
+		decision.action = Action::Undecided;
+		return decision;
+	}
 	// Within a transaction the events' own order decides, for they share one version. Across transactions an equal
 	// version is the same transaction once more, and whatever it did to this row is done.
-	decision.incomingWins = local.sameTransaction || absent || local.version < incoming;
+	decision.incomingWins =
+		local.sameTransaction || absent || local.version < incoming || mutated("arrival_wins");
 	decision.action = decision.incomingWins ? actionOf(local.kind, deletes) : Action::Keep;
 
 	bool sameRegion = !absent && local.version.region == incoming.region;
 	if (!local.sameTransaction && !local.seenByIncoming && !local.sawIncoming && !sameRegion)
-		decision.conflict = conflictOf(local.kind, deletes, op == Operation::Update);
+		decision.conflict = conflictOf(local.kind, deletes, op == Operation::Update, decision.incomingWins);
 	return decision;
 }
 

@@ -7,6 +7,7 @@
 
 #include "core/event.h"
 
+#include <optional>
 #include <string>
 
 namespace mrsync
@@ -25,6 +26,7 @@ enum class LocalKind
 	Absent,	   // no row, no memory of one
 	Live,	   // a row
 	Tombstone, // no row, and the memory of its deletion (or of a truncation)
+	Aside,	   // a row that is not in the table, because another one excludes it (core/exclusion.h)
 };
 
 struct LocalState
@@ -34,6 +36,8 @@ struct LocalState
 	bool sameTransaction = false; // written by an earlier event of the transaction being applied
 	bool seenByIncoming = false;  // the incoming event's region had applied it before (its `seen`), or wrote it itself
 	bool sawIncoming = false;	  // its writer had applied the incoming event before
+	// Set where the version is not known any more: it is not below `version`, which may be zero, and its stamp is not above this.
+	std::optional<Hlc> atMost;
 };
 
 // Named as PostgreSQL 18 names them.
@@ -53,11 +57,12 @@ const char *toText(ConflictType type); // "insert_exists", ...; "none"
 
 enum class Action
 {
-	Insert,			// there is no row: write the after image
+	Insert,			// no row in the table: write the after image
 	Overwrite,		// there is a row: replace it by the after image
 	Delete,			// there is a row: delete it
-	RememberDelete, // there is no row: write a tombstone, so that an older event that comes later does not resurrect it
+	RememberDelete, // no row in the table: write a tombstone, so that an older event that comes later does not resurrect it
 	Keep,			// what is here stays
+	Undecided,		// who wins hangs on a version that is not known any more: nothing is written, the event has to wait
 };
 
 struct Decision

@@ -1,5 +1,10 @@
 // librdkafka's simple consumer: one partition, our own queue, no group and so no group coordinator to wait for.
 //
+// Payloads in chunks: a writer sends one at a time and nothing between its chunks. But the last records of a writer that
+// has died may land late, among those of its successor, and must neither spoil the successor's payload nor be lost if
+// they turn out to matter. So each payload is put together by its own name, and the offset from which to go on never
+// passes the beginning of one that is not complete.
+//
 // Two habits of librdkafka 2.0.2 shape this file:
 // - its consume_batch waits until a batch is full or the time is up, so the wait is for one message and the batch is
 //   taken without waiting;
@@ -12,6 +17,7 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <map>
 #include <unistd.h>
 #include <vector>
 
@@ -27,6 +33,9 @@ constexpr auto kTopicMissing = std::chrono::seconds(5);
 // How often a topic that has shown nothing yet is asked about, and how long that may hold up poll().
 constexpr auto kLookEvery = std::chrono::seconds(2);
 constexpr int kLookMs = 200;
+// Between two chunks of a payload come at most the records that dead writers had under way: each five requests of 10,000
+// at most (librdkafka's max.in.flight, batch.num.messages). A payload without a chunk for longer is never finished.
+constexpr uint64_t kMostBetweenChunks = 200000;
 
 struct Chunk
 {
@@ -83,12 +92,16 @@ struct Consumer::Impl
 	size_t takenBytes = 0; // since the last seek
 	size_t takenMessages = 0;
 
-	// The payload that is arriving in chunks.
-	std::string assembly;
-	std::string assemblyOf;
-	size_t assemblyHas = 0; // chunks; 0: none is arriving
-	size_t assemblyCount = 0;
-	int64_t assemblyOffset = 0;
+	struct Assembly // a payload that is arriving in chunks
+	{
+		std::string bytes;
+		size_t count = 0;
+		size_t has = 0;
+		int64_t offset = 0;	 // of its first chunk
+		uint64_t newest = 0; // its newest chunk, as a number of `messages`
+	};
+	std::map<std::string, Assembly, std::less<>> assemblies; // by name; hardly ever two
+	uint64_t messages = 0;
 
 	bool existed = false;
 	bool troubled = false; // something was said to be wrong, and nothing has come since
@@ -97,6 +110,7 @@ struct Consumer::Impl
 	Clock::time_point nextLook = Clock::now() + kLookEvery;
 	bool ended = false;
 	std::optional<std::string> fatal; // stays
+	bool offsetLost = false;
 	std::optional<std::string> lastError;
 
 	~Impl()
@@ -132,6 +146,7 @@ struct Consumer::Impl
 				return;
 			case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
 			case RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE:
+				offsetLost = true;
 				fail("topic \"" + topicName + "\" has no offset " +
 					 std::to_string(fetchNext >= 0 ? fetchNext : message->offset) + ": " + said);
 				return;
@@ -172,37 +187,35 @@ struct Consumer::Impl
 	{
 		auto chunk = chunkOf(message);
 		std::string_view bytes(static_cast<const char *>(message->payload), message->payload ? message->len : 0);
+		++messages;
+		std::erase_if(assemblies,
+					  [this](const auto &entry) { return messages - entry.second.newest > kMostBetweenChunks; });
 		if (chunk.count == 1)
-		{
-			assemblyDrop();
-			return Record{message->offset, message->offset + 1, std::string(bytes)};
-		}
+			return Record{message->offset, resumeAt(message->offset + 1), std::string(bytes)};
+		auto at = assemblies.find(chunk.of);
 		if (chunk.index == 1)
-		{
-			assemblyDrop();
-			assemblyOf = chunk.of;
-			assemblyCount = chunk.count;
-			assemblyOffset = message->offset;
-		}
-		else if (assemblyHas == 0 || chunk.of != assemblyOf || chunk.count != assemblyCount ||
-				 chunk.index != assemblyHas + 1)
-		{
-			// The middle of a payload whose writer died, or whose beginning retention has taken: it was written anew.
+			at = assemblies.insert_or_assign(std::string(chunk.of), Assembly{{}, chunk.count, 0, message->offset, 0}).first;
+		else if (at == assemblies.end() || chunk.count != at->second.count || chunk.index != at->second.has + 1)
+			// The middle of a payload whose beginning is not here: retention has taken it, or we started behind it.
 			return std::nullopt;
-		}
-		assembly.append(bytes);
-		assemblyHas = chunk.index;
-		if (assemblyHas < assemblyCount)
+		Assembly &assembly = at->second;
+		assembly.bytes.append(bytes);
+		assembly.has = chunk.index;
+		assembly.newest = messages;
+		if (assembly.has < assembly.count)
 			return std::nullopt;
-		Record record{assemblyOffset, message->offset + 1, std::move(assembly)};
-		assemblyDrop();
+		Record record{assembly.offset, 0, std::move(assembly.bytes)};
+		assemblies.erase(at); // with its memory: one large value must not stay as long as the link lives
+		record.nextOffset = resumeAt(message->offset + 1);
 		return record;
 	}
 
-	void assemblyDrop()
+	// From where a reader finds everything that was not handed out up to here.
+	int64_t resumeAt(int64_t next) const
 	{
-		assemblyHas = 0;
-		assembly = {}; // gives the memory back: one large value must not stay as long as the link lives
+		for (const auto &[name, assembly] : assemblies)
+			next = std::min(next, assembly.offset);
+		return next;
 	}
 
 	// The next messages from librdkafka, waiting at most timeoutMs for the first. False when there are none.
@@ -280,7 +293,8 @@ Consumer::Consumer(const ConsumerConfig &config, int64_t offset, int wakeFd) : i
 {
 	if (config.topic.empty())
 		throw Error("no topic is named");
-	if (offset < 0 && offset != kFromBeginning && offset != kFromEnd)
+	static_assert(fromTail(1) == RD_KAFKA_OFFSET_TAIL(1));
+	if (offset < 0 && offset != kFromBeginning && offset != kFromEnd && offset >= kTailBase)
 		throw Error("offset " + std::to_string(offset) + " is none");
 	impl_->topicName = config.topic;
 	impl_->wakeFd = wakeFd;
@@ -369,6 +383,7 @@ Consumer::Polled Consumer::poll(size_t max, int timeoutMs, const std::function<v
 	polled.atEnd = me.ended;
 	polled.answered = me.answered;
 	polled.fatal = me.fatal;
+	polled.offsetLost = me.offsetLost;
 	polled.lastError = std::move(me.lastError);
 	// librdkafka wakes only when an empty queue fills: what is left over now needs a wake of our own.
 	if (me.wakeFd >= 0 && !me.fatal && (me.next < me.batch.size() || rd_kafka_queue_length(me.queue.get()) > 0))

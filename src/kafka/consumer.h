@@ -27,11 +27,14 @@ struct ConsumerConfig
 
 constexpr int64_t kFromBeginning = -2;
 constexpr int64_t kFromEnd = -1;
+// From so many records (chunks count each) before the end. Where the topic's head has gone by then: offsetLost.
+constexpr int64_t kTailBase = -2000;
+constexpr int64_t fromTail(int64_t records) { return kTailBase - records; }
 
 struct Record
 {
 	int64_t offset = 0;		// of the (first) record
-	int64_t nextOffset = 0; // where to go on after it
+	int64_t nextOffset = 0; // where to go on after it: behind it, or at the beginning of a value that is not complete yet
 	std::string payload;
 };
 
@@ -51,6 +54,7 @@ public:
 		bool missing = false;				  // the broker has no such topic (lastError says so): asked for again and again
 		bool atEnd = false;					  // the end of the topic was reached at some moment of this call
 		std::optional<std::string> fatal;	  // offset out of range, topic gone, authorisation: a named stop
+		bool offsetLost = false;			  // it is because the topic does not have that offset
 		std::optional<std::string> lastError; // passing trouble
 	};
 	// Hands at most max records to the sink, in order; waits at most timeoutMs for the first.

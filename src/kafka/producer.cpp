@@ -81,7 +81,10 @@ struct Producer::Impl
 		{
 			troubled = false;
 			if ((opaque & 1) && !broken[topic])
+			{
 				collected.acked[topic]++;
+				collected.end[topic] = message.offset + 1;
+			}
 		}
 	}
 

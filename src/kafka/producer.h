@@ -56,6 +56,7 @@ public:
 	struct Served
 	{
 		std::array<uint64_t, 2> acked{}; // payloads (not chunks) wholly acknowledged since the last call, per topic
+		std::array<int64_t, 2> end{}; // offset behind the newest of them, per topic; 0: none was
 		std::optional<std::string> fatal;	  // the producer cannot go on: make a new one
 		std::optional<std::string> lastError; // the newest passing trouble (broker down, …), for a person to read
 	};

@@ -1,9 +1,9 @@
-// The clock of this session's region: stamping local commits, and reading stamps back.
+// The clock of this session's region: stamping local commits.
 //
 // A local transaction's stamp is its commit timestamp whenever that is ahead of the region's clock: PRE_COMMIT advances
 // the clock, COMMIT advances it to the actual timestamp, and nothing is written. When physical time is behind the clock,
 // or the transaction runs under a foreign replication origin, PRE_COMMIT takes the next stamp of the clock and writes it
-// to mrsync.hlc_override, one row for every xid of the transaction (a row's xmin may be a subtransaction's).
+// down (pg/override.h). Prepared transactions: pg/twophase.h.
 // Relied on by: I5, I11; the resolver's comparison of versions in every region.
 #pragma once
 
@@ -12,11 +12,20 @@
 namespace mrsync
 {
 
+// A commit's timestamp is taken a little after its stamp; the ceiling must cover it.
+constexpr int64_t kCommitMargin = USECS_PER_SEC;
+
 // Called by _PG_init.
 void clockInit();
 
+// The file with the clock's ceiling is older than the database where the server was a standby, or was restored from a backup
+// that took long. Then the database itself says where the clock has to start. Once, before the first stamp; inside a
+// transaction. Throws PgError.
+void clockRecall(RegionShared *region);
+
 // The applier's transactions carry their source's stamp: they are not stamped here.
 void clockApplierMode(bool on);
+bool clockIsApplierMode();
 
 // A new stamp, above every stamp given or adopted before.
 Hlc clockTick(RegionShared *region);
@@ -27,21 +36,10 @@ Hlc clockNow(RegionShared *region);
 // Raises the clock above a stamp that has come from elsewhere, durably.
 void clockAdopt(RegionShared *region, Hlc hlc);
 
-// The stamp written down for a transaction, if any. snapshot: null for "committed now".
-std::optional<Hlc> overrideOf(TransactionId xid, Snapshot snapshot);
+// Microseconds of a clock that nobody sets: for how long something takes or is to be waited for, never for when it was.
+int64_t steadyNow();
 
-// Who wrote what carries this xmin, and when.
-struct XidVersion
-{
-	Hlc hlc;			// zero: not known any more, that is older than everything that is
-	const char *region; // "" with hlc zero; points into shared memory
-	bool mine;			// by the current transaction
-};
-XidVersion versionOf(RegionShared *region, TransactionId xmin);
-
-// Loads the filter of overrides after a server start. Inside a transaction.
-void overrideFilterLoad(RegionShared *region);
-
+// A transaction id that lies in the past, with its epoch.
 FullTransactionId fullXid(TransactionId xid);
 
 } // namespace mrsync

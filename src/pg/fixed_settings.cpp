@@ -46,6 +46,7 @@ constexpr Setting kWorker[] = {
 	{"transaction_timeout", "0", nullptr},
 #endif
 	{"row_security", "off", nullptr},
+	{"jit", "off", nullptr}, // what workers ask is short: compiling takes longer than asking, whatever the planner expects
 	{"check_function_bodies", "off", nullptr},
 };
 

@@ -10,6 +10,7 @@
 // The only PG_TRY of the project is in guard.cpp.
 #pragma once
 
+#include "core/mutant.h"
 #include "pg/server.h"
 
 #include <exception>
@@ -109,6 +110,8 @@ template <typename F> auto pgCall(F &&f) -> std::invoke_result_t<F &>
 
 template <typename F> auto enter(F &&f) -> std::invoke_result_t<F &>
 {
+	if (mutated("no_catch"))
+		return f();
 	guard::Report report;
 	try
 	{

@@ -17,6 +17,8 @@ int applierWorkMemKb = 65536;
 int heartbeatIntervalMs = 1000;
 int ackIntervalMs = 50;
 int applyErrorRetrySeconds = 10;
+int conflictLogRetentionSeconds = 30 * 86400;
+int mergeFunctionTimeoutMs = 1000;
 int producerQueueMb = 64;
 char *kafkaOptions = const_cast<char *>("");
 
@@ -79,7 +81,7 @@ void defineKafkaOptions()
 void define()
 {
 	DefineCustomIntVariable("mrsync.max_regions", "Most databases of this server that can be regions.",
-							"Each takes about 250 kB of shared memory.", &maxRegions, 8, 1, 64, PGC_POSTMASTER, 0,
+							"Each takes about 330 kB of shared memory.", &maxRegions, 8, 1, 64, PGC_POSTMASTER, 0,
 							nullptr, nullptr, nullptr);
 	DefineCustomIntVariable("mrsync.max_clock_skew",
 							"How far ahead of this server's clock a peer's stamp may be.",
@@ -100,6 +102,12 @@ void define()
 							&ackIntervalMs, 50, 1, 60000, PGC_SIGHUP, GUC_UNIT_MS, nullptr, nullptr, nullptr);
 	DefineCustomIntVariable("mrsync.apply_error_retry_interval", "How often a parked event is tried again.", nullptr,
 							&applyErrorRetrySeconds, 10, 1, 86400, PGC_SIGHUP, GUC_UNIT_S, nullptr, nullptr, nullptr);
+	DefineCustomIntVariable("mrsync.conflict_log_retention", "How long mrsync.conflict_log keeps a conflict.",
+							"-1 or 0: for ever.", &conflictLogRetentionSeconds, 30 * 86400, -1, INT_MAX, PGC_SIGHUP, GUC_UNIT_S,
+							nullptr, nullptr, nullptr);
+	DefineCustomIntVariable("mrsync.merge_function_timeout", "How long a call of a merge function may take.",
+							"Of what takes longer the later writer's values are taken, in every region.", &mergeFunctionTimeoutMs, 1000, 10, 60000,
+							PGC_SIGHUP, GUC_UNIT_MS, nullptr, nullptr, nullptr);
 	DefineCustomIntVariable("mrsync.producer_queue", "Most that waits in memory for the broker's acknowledgement.",
 							"When it is full, decoding waits; WAL is kept on disk meanwhile.", &producerQueueMb, 64, 1, 1024,
 							PGC_POSTMASTER, GUC_UNIT_MB, nullptr, nullptr, nullptr);

@@ -11,6 +11,8 @@ extern int applierWorkMemKb;	   // a source transaction larger than this is spoo
 extern int heartbeatIntervalMs;	   // on the control topic
 extern int ackIntervalMs;		   // how often an applier acknowledges while it applies
 extern int applyErrorRetrySeconds; // how often parked events are tried again
+extern int conflictLogRetentionSeconds; // how long conflict_log keeps an entry; not above 0: for ever
+extern int mergeFunctionTimeoutMs; // for one call
 extern int producerQueueMb;		   // the most that waits for the broker in memory
 
 extern char *kafkaOptions;		   // how Kafka is spoken to, see kafka/options.h; always valid; holds secrets

@@ -89,13 +89,10 @@ bool isSettingsSensitive(Oid type)
 	}
 }
 
-KeyInfo *build(Relation relation, MemoryContext context)
+} // namespace
+
+KeyInfo *keyInfoMake(Relation relation, TupleDesc desc, Form_pg_index index, const Oid *collations, MemoryContext context)
 {
-	RelationGetIndexList(relation); // fills rd_pkindex
-	if (!OidIsValid(relation->rd_pkindex))
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						errmsg("replicated table \"%s\" has no primary key", RelationGetRelationName(relation)),
-						errhint("Give it a primary key, or take it out of replication with mrsync.table_remove().")));
 	MemoryContext former = MemoryContextSwitchTo(context);
 	auto *key = static_cast<KeyInfo *>(palloc0(sizeof(KeyInfo)));
 	key->relation = RelationGetRelid(relation);
@@ -103,21 +100,20 @@ KeyInfo *build(Relation relation, MemoryContext context)
 	if (relation->rd_rel->relispartition)
 		key->root = llast_oid(get_partition_ancestors(key->relation));
 	key->isReplicated = isReplicated(key->root); // who adds or removes a table invalidates all of its tree
-	Relation index = index_open(relation->rd_pkindex, AccessShareLock);
-	key->index = RelationGetRelid(index);
-	key->count = index->rd_index->indnkeyatts;
+	key->index = index->indexrelid;
+	key->count = index->indnkeyatts;
 	key->columns = static_cast<KeyColumn *>(palloc0(sizeof(KeyColumn) * key->count));
 	for (int i = 0; i < key->count; ++i)
 	{
 		KeyColumn &column = key->columns[i];
-		column.attnum = index->rd_index->indkey.values[i];
-		Form_pg_attribute attribute = TupleDescAttr(RelationGetDescr(relation), column.attnum - 1);
+		column.attnum = index->indkey.values[i];
+		Form_pg_attribute attribute = TupleDescAttr(desc, column.attnum - 1);
 		column.name = attribute->attname;
 		column.type = attribute->atttypid;
 		column.typmod = attribute->atttypmod;
 		column.length = attribute->attlen;
 		column.byValue = attribute->attbyval;
-		column.collation = index->rd_indcollation[i];
+		column.collation = collations[i];
 		TypeCacheEntry *type = lookup_type_cache(column.type, TYPECACHE_EQ_OPR | TYPECACHE_HASH_EXTENDED_PROC);
 		if (!OidIsValid(type->eq_opr) || !OidIsValid(type->hash_extended_proc))
 			ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -135,8 +131,23 @@ KeyInfo *build(Relation relation, MemoryContext context)
 		if (isSettingsSensitive(getBaseType(column.type)))
 			key->settingsSensitive = true;
 	}
-	index_close(index, AccessShareLock);
 	MemoryContextSwitchTo(former);
+	return key;
+}
+
+namespace
+{
+
+KeyInfo *build(Relation relation, MemoryContext context)
+{
+	RelationGetIndexList(relation); // fills rd_pkindex
+	if (!OidIsValid(relation->rd_pkindex))
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("replicated table \"%s\" has no primary key", RelationGetRelationName(relation)),
+						errhint("Give it a primary key, or take it out of replication with mrsync.table_remove().")));
+	Relation index = index_open(relation->rd_pkindex, AccessShareLock);
+	KeyInfo *key = keyInfoMake(relation, RelationGetDescr(relation), index->rd_index, index->rd_indcollation, context);
+	index_close(index, AccessShareLock);
 	return key;
 }
 

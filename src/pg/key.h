@@ -49,6 +49,9 @@ const KeyInfo &keyInfo(Relation relation);
 // The same without the guard, for a caller that has one: throws and ereports.
 const KeyInfo &keyInfoUnguarded(Relation relation);
 
+// One of its own, of the columns as `desc` has them, which need not be how they are now. May ereport: under the guard.
+KeyInfo *keyInfoMake(Relation relation, TupleDesc desc, Form_pg_index index, const Oid *collations, MemoryContext context);
+
 // Why a column of this type and collation cannot be in the key of a replicated table; null: it can. May ereport.
 const char *keyTypeProblem(Oid type, Oid collation);
 

@@ -1,5 +1,6 @@
 #include "pg/shmem.h"
 
+#include "pg/bounds.h"
 #include "pg/guard.h"
 #include "pg/guc.h"
 
@@ -58,10 +59,13 @@ struct Shared
 };
 
 Shared *shared = nullptr;
+StampSlot *slots = nullptr; // one for each process that can have transactions
 shmem_request_hook_type previousRequestHook = nullptr;
 shmem_startup_hook_type previousStartupHook = nullptr;
 
 Size sharedSize() { return add_size(offsetof(Shared, regions), mul_size(sizeof(RegionShared), guc::maxRegions)); }
+
+Size slotsSize() { return mul_size(sizeof(StampSlot), MaxBackends); }
 
 void regionClear(RegionShared *region)
 {
@@ -84,6 +88,8 @@ void requestHook()
 	if (previousRequestHook)
 		previousRequestHook();
 	RequestAddinShmemSpace(sharedSize());
+	RequestAddinShmemSpace(boundsShmemSize());
+	RequestAddinShmemSpace(slotsSize());
 	RequestNamedLWLockTranche("mrsync", 1);
 }
 
@@ -145,6 +151,10 @@ void startupHook()
 			regionClear(&shared->regions[i]);
 		fileRead();
 	}
+	boundsShmemInit();
+	slots = static_cast<StampSlot *>(ShmemInitStruct("mrsync stamps", slotsSize(), &found));
+	if (!found)
+		std::memset(static_cast<void *>(slots), 0, slotsSize());
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -211,7 +221,7 @@ uint64_t filterBit(uint32_t xid, int which)
 
 } // namespace
 
-void OverrideFilter::add(uint32_t xid)
+void XidFilter::add(uint32_t xid)
 {
 	for (int which = 0; which < 2; ++which)
 	{
@@ -220,7 +230,7 @@ void OverrideFilter::add(uint32_t xid)
 	}
 }
 
-bool OverrideFilter::mayContain(uint32_t xid) const
+bool XidFilter::mayContain(uint32_t xid) const
 {
 	if (!loaded.load())
 		return true;
@@ -284,9 +294,13 @@ RegionShared *regionAt(int index)
 	return shared && index < shared->capacity ? &shared->regions[index] : nullptr;
 }
 
+std::span<StampSlot> stampSlots() { return {slots, static_cast<size_t>(MaxBackends)}; }
+
+StampSlot &myStampSlot() { return slots[version::procNumber()]; }
+
 LWLock *shmemLock() { return shared->lock; }
 
-RegionShared *regionRegister(Oid database, const std::string &name, const std::string &group)
+RegionShared *regionRegister(Oid database, const std::string &name, const std::string &group, bool isNew)
 {
 	LockHold hold;
 	if (RegionShared *known = regionByDatabase(database))
@@ -294,7 +308,7 @@ RegionShared *regionRegister(Oid database, const std::string &name, const std::s
 	RegionShared *region = regionFree();
 	int64_t now = GetCurrentTimestamp();
 	regionFill(region, name.c_str(), group.c_str(), now, now + kCeilingAhead);
-	region->filter.loaded.store(true); // a new region has no overrides
+	region->filter.loaded.store(isNew);
 	fileWrite(region, database, now + kCeilingAhead);
 	region->database = database; // only now: were the file not written, it would be half a region
 	return region;
@@ -410,6 +424,19 @@ const char *originRegion(const RegionShared *region, RepOriginId origin)
 			return nullptr;
 	}
 	return nullptr;
+}
+
+RepOriginId originOf(const RegionShared *region, const std::string &of)
+{
+	for (const OriginShared &place : region->origins)
+	{
+		uint32_t id = place.origin.load();
+		if (id == InvalidRepOriginId)
+			break;
+		if (id != kFreedOrigin && of == place.region)
+			return static_cast<RepOriginId>(id);
+	}
+	return InvalidRepOriginId;
 }
 
 PeerShared *peerShared(RegionShared *region, const std::string &peer, bool create)

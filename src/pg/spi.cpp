@@ -1,9 +1,12 @@
 #include "pg/spi.h"
 
+#include <span>
+
 extern "C"
 {
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "utils/guc.h"
 }
 
 namespace mrsync::spi
@@ -12,7 +15,8 @@ namespace mrsync::spi
 namespace
 {
 
-uint64_t run(const char *sql, std::initializer_list<Value> parameters, Rows *rows)
+// plan: where one is kept, which is made if it is not there yet; null: none is.
+uint64_t run(const char *sql, std::span<const Value> parameters, Rows *rows, SPIPlanPtr *plan = nullptr)
 {
 	return pgCall(
 		[&]() -> uint64_t
@@ -36,7 +40,18 @@ uint64_t run(const char *sql, std::initializer_list<Value> parameters, Rows *row
 			bool pushed = !ActiveSnapshotSet();
 			if (pushed)
 				PushActiveSnapshot(GetTransactionSnapshot());
-			int result = SPI_execute_with_args(sql, count, types, values, nulls, false, 0);
+			const int settings = plan ? NewGUCNestLevel() : 0;
+			for (const char *other : {"enable_seqscan", "enable_hashjoin", "enable_mergejoin"})
+				if (plan)
+					set_config_option(other, "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+			if (plan && !*plan)
+			{
+				SPIPlanPtr made = SPI_prepare(sql, count, types);
+				if (!made || SPI_keepplan(made) != 0)
+					elog(ERROR, "could not prepare (%s): %s", SPI_result_code_string(SPI_result), sql);
+				*plan = made;
+			}
+			int result = plan ? SPI_execute_plan(*plan, values, nulls, false, 0) : SPI_execute_with_args(sql, count, types, values, nulls, false, 0);
 			if (result < 0)
 				elog(ERROR, "SPI failed (%s): %s", SPI_result_code_string(result), sql);
 			uint64_t processed = SPI_processed;
@@ -51,6 +66,8 @@ uint64_t run(const char *sql, std::initializer_list<Value> parameters, Rows *row
 							rows->back()[c] = text;
 				}
 			}
+			if (plan)
+				AtEOXact_GUC(true, settings);
 			SPI_finish();
 			if (pushed)
 				PopActiveSnapshot();
@@ -63,10 +80,27 @@ uint64_t run(const char *sql, std::initializer_list<Value> parameters, Rows *row
 Rows query(const char *sql, std::initializer_list<Value> parameters)
 {
 	Rows rows;
-	run(sql, parameters, &rows);
+	run(sql, {parameters.begin(), parameters.size()}, &rows);
 	return rows;
 }
 
-uint64_t execute(const char *sql, std::initializer_list<Value> parameters) { return run(sql, parameters, nullptr); }
+uint64_t execute(const char *sql, std::initializer_list<Value> parameters)
+{
+	return run(sql, {parameters.begin(), parameters.size()}, nullptr);
+}
+
+uint64_t execute(const char *sql, const std::vector<Value> &parameters) { return run(sql, parameters, nullptr); }
+
+Rows Statement::query(std::initializer_list<Value> parameters)
+{
+	Rows rows;
+	run(sql_.c_str(), {parameters.begin(), parameters.size()}, &rows, &plan_);
+	return rows;
+}
+
+uint64_t Statement::execute(std::initializer_list<Value> parameters)
+{
+	return run(sql_.c_str(), {parameters.begin(), parameters.size()}, nullptr, &plan_);
+}
 
 } // namespace mrsync::spi

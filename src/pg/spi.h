@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+struct _SPI_plan;
+
 namespace mrsync::spi
 {
 
@@ -22,5 +24,22 @@ Rows query(const char *sql, std::initializer_list<Value> parameters = {});
 
 // The number of rows affected.
 uint64_t execute(const char *sql, std::initializer_list<Value> parameters = {});
+uint64_t execute(const char *sql, const std::vector<Value> &parameters);
+
+// The same for a statement that is run often: it is planned at its first run, for as long as the process lives. Tables may be empty then,
+// and large later: so by indexes wherever there are some.
+class Statement
+{
+public:
+	explicit Statement(std::string sql) : sql_(std::move(sql)) {}
+	Statement(const Statement &) = delete;
+	Statement &operator=(const Statement &) = delete;
+	Rows query(std::initializer_list<Value> parameters = {});
+	uint64_t execute(std::initializer_list<Value> parameters = {});
+
+private:
+	std::string sql_;
+	_SPI_plan *plan_ = nullptr;
+};
 
 } // namespace mrsync::spi

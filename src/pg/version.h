@@ -4,14 +4,18 @@
 
 extern "C"
 {
+#include "access/transam.h"
 #include "access/xlog.h"
 #include "executor/executor.h"
 #include "parser/parse_relation.h"
+#include "replication/message.h"
 #include "replication/origin.h"
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
 #include "utils/regproc.h"
 #include "utils/resowner.h"
 #if PG_VERSION_NUM >= 180000
@@ -64,6 +68,15 @@ inline void acquireSlot(const char *name)
 #endif
 }
 
+inline bool isInvalidated(const ReplicationSlotPersistentData &slot)
+{
+#if PG_VERSION_NUM >= 160000
+	return slot.invalidated != RS_INVAL_NONE;
+#else
+	return slot.restart_lsn == InvalidXLogRecPtr;
+#endif
+}
+
 inline void setupOriginSession(RepOriginId origin)
 {
 #if PG_VERSION_NUM >= 160000
@@ -107,6 +120,15 @@ inline void initEvalPlanQual(EPQState *state, EState *estate)
 #endif
 }
 
+inline IndexScanDesc beginIndexScan(Relation table, Relation index, Snapshot snapshot, int keys)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(table, index, snapshot, nullptr, keys, 0);
+#else
+	return index_beginscan(table, index, snapshot, keys, 0);
+#endif
+}
+
 inline Oid primaryKeyIndex(Relation relation)
 {
 #if PG_VERSION_NUM >= 180000
@@ -127,6 +149,52 @@ inline VirtualTransactionId holderOf(const LockInstanceData &lock)
 	return holder;
 #endif
 }
+
+// An attribute as pg_attribute has it, at its place in a description being made.
+inline void setAttribute(TupleDesc desc, Form_pg_attribute from)
+{
+	int i = from->attnum - 1;
+	memcpy(TupleDescAttr(desc, i), from, ATTRIBUTE_FIXED_PART_SIZE);
+#if PG_VERSION_NUM >= 180000
+	populate_compact_attribute(desc, i);
+#else
+	TupleDescAttr(desc, i)->attcacheoff = -1;
+#endif
+}
+
+// The place of this backend among all; below MaxBackends for whatever runs transactions.
+inline int procNumber()
+{
+#if PG_VERSION_NUM >= 170000
+	return MyProcNumber;
+#else
+	return MyProc->pgprocno;
+#endif
+}
+// A message in the WAL that belongs to no transaction. Returns the end of its record.
+inline XLogRecPtr logMessage(const char *prefix, const char *bytes, size_t size)
+{
+#if PG_VERSION_NUM >= 170000
+	return LogLogicalMessage(prefix, bytes, size, false, false);
+#else
+	return LogLogicalMessage(prefix, bytes, size, false);
+#endif
+}
+
+// Commit timestamps begin with a later transaction: that of this one is forgotten.
+inline bool isBeforeCommitTimestamps(TransactionId xid)
+{
+	LWLockAcquire(CommitTsLock, LW_SHARED);
+#if PG_VERSION_NUM >= 170000
+	TransactionId oldest = TransamVariables->oldestCommitTsXid;
+#else
+	TransactionId oldest = ShmemVariableCache->oldestCommitTsXid;
+#endif
+	LWLockRelease(CommitTsLock);
+	return !TransactionIdIsValid(oldest) || TransactionIdPrecedes(xid, oldest);
+}
+
+inline TimeLineID currentTimeline() { return GetWALInsertionTimeLine(); }
 
 inline XLogRecPtr flushedUpTo(TimeLineID *timeline) { return GetFlushRecPtr(timeline); }
 

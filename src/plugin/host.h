@@ -10,6 +10,9 @@
 namespace mrsync
 {
 
+// Of the messages in the WAL that mrsync.resend writes.
+constexpr char kResendPrefix[] = "mrsync.resend";
+
 class PluginHost
 {
 public:
@@ -17,6 +20,10 @@ public:
 
 	// One encoded event, in the order of the stream. May wait (backpressure); may throw.
 	virtual void event(AckLedger::Topic topic, std::string &&json, uint64_t sequence) = 0;
+
+	// The stamp of the transaction at hand stands in shared memory only (lateStampOf): nothing of it may leave this server
+	// before the stamp is durable. Waits; may throw.
+	virtual void lateStamp(uint32_t xid, Hlc committed) { (void)xid, (void)committed; }
 
 	int64_t incarnation = 0;
 	uint64_t sequence = 0; // of the last data transaction; those up to the initial value are not emitted again

@@ -6,17 +6,20 @@
 // origin timestamp; their changes are never decoded.
 // Relied on by: dedup at the receivers (I2), complete images (I6), conflict detection.
 #include "core/codec.h"
+#include "core/mutant.h"
 
 #include "pg/clock.h"
 #include "pg/fixed_settings.h"
 #include "pg/guard.h"
+#include "pg/history.h"
+#include "pg/override.h"
 #include "plugin/host.h"
 #include "plugin/relation.h"
 
+#include <cstring>
+
 extern "C"
 {
-#include "access/timeline.h"
-#include "access/xlogrecovery.h"
 #include "replication/logical.h"
 #include "replication/output_plugin.h"
 }
@@ -52,41 +55,6 @@ private:
 	LogicalDecodingContext *context_;
 };
 
-struct Timelines // of this server's history: which timeline a WAL position belongs to
-{
-	std::vector<std::pair<XLogRecPtr, TimeLineID>> begins; // ascending
-
-	TimeLineID of(XLogRecPtr lsn) const
-	{
-		TimeLineID timeline = 1;
-		for (const auto &[begin, id] : begins)
-			if (begin <= lsn)
-				timeline = id;
-		return timeline;
-	}
-};
-
-Timelines timelinesRead()
-{
-	Timelines timelines;
-	List *history = pgCall(
-		[]
-		{
-			TimeLineID current;
-			if (RecoveryInProgress())
-				GetXLogReplayRecPtr(&current);
-			else
-				current = GetWALInsertionTimeLine();
-			return readTimeLineHistory(current);
-		});
-	for (int i = list_length(history) - 1; i >= 0; --i) // newest first
-	{
-		auto *entry = static_cast<TimeLineHistoryEntry *>(list_nth(history, i));
-		timelines.begins.emplace_back(entry->begin, entry->tli);
-	}
-	return timelines;
-}
-
 // For changes that came past the event triggers which guard replicated tables.
 constexpr const char *kRepairFirst = "Take the table out by mrsync.table_remove and make it fit for mrsync.table_add, so "
 									 "that no more such changes come. ";
@@ -101,7 +69,9 @@ std::string lsnText(XLogRecPtr lsn)
 class Plugin
 {
 public:
-	Plugin(LogicalDecodingContext *context, PluginHost *host) : region_(myRegion()), timelines_(timelinesRead())
+	// While the slot is being made nothing is decoded, and nothing may be read.
+	Plugin(LogicalDecodingContext *context, PluginHost *host, bool isInit)
+		: region_(myRegion()), history_(isInit ? History() : History::read())
 	{
 		if (host)
 			host_ = host;
@@ -123,7 +93,7 @@ public:
 		transaction_ = ChangeEvent{};
 		transaction_.tx.commitLsn = txn->final_lsn;
 		end_ = txn->end_lsn;
-		transaction_.tx.sequence = static_cast<uint64_t>(timelines_.of(txn->final_lsn)) << 48 | txn->final_lsn;
+		transaction_.tx.sequence = history_.sequenceOf(txn->final_lsn);
 		transaction_.tx.xid = U64FromFullTransactionId(fullXid(txn->xid));
 		transaction_.tx.incarnation = host_->incarnation;
 		transaction_.tx.previous = host_->sequence;
@@ -132,9 +102,11 @@ public:
 		if (region_)
 		{
 			transaction_.region = region_->region;
-			if (region_->filter.mayContain(txn->xid))
-				if (std::optional<Hlc> hlc = overrideOf(txn->xid, SnapshotAny))
-					transaction_.hlc = *hlc;
+			std::optional<Hlc> late = lateStampOf(region_, txn->xid, transaction_.hlc);
+			if (late)
+				host_->lateStamp(txn->xid, transaction_.hlc);
+			if (std::optional<Hlc> hlc = late ? late : overrideOf(region_, txn->xid, SnapshotAny))
+				transaction_.hlc = *hlc;
 		}
 		index_ = 0;
 		for (Stream &stream : streams_)
@@ -167,7 +139,10 @@ public:
 			if (!after || (*after)[0].value != transaction_.region)
 				return;
 			Image pk = key(decoded, *after);
-			emit(AckLedger::Control, decoded.name, Operation::Update, std::move(pk), std::nullopt, std::move(after));
+			if (decoded.kind == DecodedRelation::Kind::Control)
+				emit(AckLedger::Control, decoded.name, Operation::Update, std::move(pk), std::nullopt, std::move(after));
+			else if (change->action == REORDER_BUFFER_CHANGE_INSERT)
+				emit(AckLedger::Data, decoded.name, Operation::Insert, std::move(pk), std::nullopt, std::move(after));
 			return;
 		}
 		switch (change->action)
@@ -247,7 +222,10 @@ public:
 		if (!peer)
 			return false;
 		XLogReaderState *reader = context->reader;
-		if (XLogRecGetRmid(reader) == RM_XACT_ID)
+		bool own = strcmp(peer, region_->region) == 0;
+		if (XLogRecGetRmid(reader) == RM_LOGICALMSG_ID)
+			return !own;
+		if (XLogRecGetRmid(reader) == RM_XACT_ID && !own)
 		{
 			uint8 info = XLogRecGetInfo(reader) & XLOG_XACT_OPMASK;
 			if (info == XLOG_XACT_COMMIT || info == XLOG_XACT_COMMIT_PREPARED)
@@ -262,6 +240,49 @@ public:
 			}
 		}
 		return true;
+	}
+
+	// A part of a resend: a line each of an event, but for what is only known here. It is a transaction of its own, whose
+	// place is that of the message in the WAL. Whoever may send messages cannot give them the region's own origin.
+	void message(XLogReaderState *reader, std::string_view lines)
+	{
+		if (!region_ || XLogRecGetOrigin(reader) != originOf(region_, region_->region))
+			return;
+		uint64_t lsn = reader->ReadRecPtr;
+		Envelope tx;
+		tx.commitLsn = lsn;
+		tx.sequence = history_.sequenceOf(lsn);
+		tx.incarnation = host_->incarnation;
+		tx.previous = host_->sequence;
+		if (tx.sequence <= acknowledged_)
+			return;
+		while (!lines.empty())
+		{
+			size_t end = lines.find('\n');
+			auto decoded = decode(lines.substr(0, end));
+			lines.remove_prefix(end == lines.npos ? lines.size() : end + 1);
+			if (auto *error = std::get_if<DecodeError>(&decoded))
+				throw PgError(ERRCODE_DATA_CORRUPTED, "a message of mrsync.resend at WAL position " + lsnText(lsn) +
+														  " cannot be read: " + error->message);
+			ChangeEvent &event = std::get<ChangeEvent>(decoded);
+			tx.resent = event.tx.resent;
+			tx.step = event.tx.step;
+			tx.last = lines.empty();
+			tx.seen.reset();
+			if (tx.position == 1)
+				tx.seen = host_->seen;
+			event.tx = tx;
+			event.id = eventId(Hlc{event.committedAt}, region_->region, lsn, tx.position - 1);
+			std::string json;
+			encode(event, json);
+			if (tx.last)
+			{
+				host_->sequence = tx.sequence;
+				host_->committedAt = event.committedAt;
+			}
+			host_->event(AckLedger::Data, std::move(json), tx.sequence);
+			++tx.position;
+		}
 	}
 
 private:
@@ -282,7 +303,8 @@ private:
 		return PgError(sqlState, message)
 			.detail("Transaction " + std::to_string(transaction_.tx.xid) + " ends at WAL position " + lsnText(end_) + ".")
 			.hint(std::string(advice) + "The way on is to give up sending this transaction: SELECT "
-				  "pg_replication_slot_advance('" + slot + "', '" + lsnText(end_) + "'); again if the slot is active.");
+				  "pg_replication_slot_advance('" + slot + "', '" + lsnText(end_) + "'); again if the slot is active. The links then stop "
+				  "there until SELECT mrsync.resend() has sent what its rows are like by now.");
 	}
 
 	Image key(const DecodedRelation &decoded, const Image &row) const
@@ -323,6 +345,8 @@ private:
 						Datum value = values[column.index];
 						if (column.isVarlena && VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(value)))
 						{
+							if (mutated("partial_images"))
+								continue;
 							if (unchanged && !oldValues)
 							{
 								oldValues = values + desc->natts;
@@ -391,7 +415,7 @@ private:
 	}
 
 	RegionShared *region_;
-	Timelines timelines_;
+	History history_;
 	std::unique_ptr<TextHost> text_;
 	PluginHost *host_;
 	uint64_t acknowledged_;
@@ -406,7 +430,7 @@ private:
 
 Plugin *pluginOf(LogicalDecodingContext *context) { return static_cast<Plugin *>(context->output_plugin_private); }
 
-void startup(LogicalDecodingContext *context, OutputPluginOptions *options, bool)
+void startup(LogicalDecodingContext *context, OutputPluginOptions *options, bool isInit)
 {
 	enter(
 		[&]
@@ -421,7 +445,7 @@ void startup(LogicalDecodingContext *context, OutputPluginOptions *options, bool
 				throw PgError(ERRCODE_INVALID_PARAMETER_VALUE,
 							  std::string("output plugin mrsync has no option \"") + option->defname + "\"");
 			}
-			auto plugin = std::make_unique<Plugin>(context, nextHost);
+			auto plugin = std::make_unique<Plugin>(context, nextHost, isInit);
 			plugin->inTransactionBlock = IsTransactionState() && !nextHost;
 			if (plugin->inTransactionBlock)
 				plugin->settingsLevel = pgCall([] { return fixedSettingsBegin(); });
@@ -471,6 +495,13 @@ void commit(LogicalDecodingContext *context, ReorderBufferTXN *, XLogRecPtr)
 	enter([&] { pluginOf(context)->commit(); });
 }
 
+void message(LogicalDecodingContext *context, ReorderBufferTXN *, XLogRecPtr, bool transactional, const char *prefix,
+			 Size size, const char *bytes)
+{
+	if (!transactional && strcmp(prefix, kResendPrefix) == 0)
+		enter([&] { pluginOf(context)->message(context->reader, std::string_view(bytes, size)); });
+}
+
 bool filterByOrigin(LogicalDecodingContext *context, RepOriginId origin)
 {
 	return enter([&] { return pluginOf(context)->filter(context, origin); });
@@ -490,5 +521,6 @@ extern "C" PGDLLEXPORT void _PG_output_plugin_init(OutputPluginCallbacks *callba
 	callbacks->change_cb = mrsync::change;
 	callbacks->truncate_cb = mrsync::truncate;
 	callbacks->commit_cb = mrsync::commit;
+	callbacks->message_cb = mrsync::message;
 	callbacks->filter_by_origin_cb = mrsync::filterByOrigin;
 }

@@ -43,11 +43,27 @@ Oid replicatedRoot(Relation relation)
 	return InvalidOid;
 }
 
-bool isControl(Relation relation)
+struct OwnTable // of ours, whose rows travel
 {
-	const char *name = RelationGetRelationName(relation);
-	return (strcmp(name, "heartbeat") == 0 || strcmp(name, "acknowledgement") == 0) &&
-		   RelationGetNamespace(relation) == get_namespace_oid("mrsync", true);
+	const char *name;
+	DecodedRelation::Kind kind;
+};
+constexpr OwnTable kOwnTables[] = {
+	{"heartbeat", DecodedRelation::Kind::Control},
+	{"acknowledgement", DecodedRelation::Kind::Control},
+	{"merge_definition", DecodedRelation::Kind::Control},
+	{"merge_acknowledgement", DecodedRelation::Kind::Control},
+	{"merge_failure", DecodedRelation::Kind::Control},
+	{"conflict_report", DecodedRelation::Kind::Control},
+	{"resend", DecodedRelation::Kind::Mark},
+};
+
+DecodedRelation::Kind ownKind(Relation relation)
+{
+	for (const OwnTable &table : kOwnTables)
+		if (strcmp(RelationGetRelationName(relation), table.name) == 0 && RelationGetNamespace(relation) == get_namespace_oid("mrsync", true))
+			return table.kind;
+	return DecodedRelation::Kind::Ignored;
 }
 
 } // namespace
@@ -113,12 +129,12 @@ const DecodedRelation &RelationCache::find(Relation relation)
 			entry.root = replicatedRoot(relation);
 			if (OidIsValid(entry.root))
 				entry.kind = DecodedRelation::Kind::Data;
-			else if (isControl(relation))
+			else
 			{
-				entry.kind = DecodedRelation::Kind::Control;
+				entry.kind = ownKind(relation);
 				entry.root = RelationGetRelid(relation);
 			}
-			else
+			if (entry.kind == DecodedRelation::Kind::Ignored)
 				return;
 			name = qualifiedName(entry.root);
 			ownName = qualifiedName(RelationGetRelid(relation));

@@ -32,6 +32,7 @@ struct DecodedRelation
 		Ignored,
 		Data,	 // a replicated table, or a partition of one
 		Control, // a table of ours whose rows travel on the control topic
+		Mark,	 // one whose rows travel among the data
 	};
 	Kind kind = Kind::Ignored;
 	Oid root = InvalidOid; // the replicated table; itself or an ancestor

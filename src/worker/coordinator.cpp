@@ -1,12 +1,20 @@
 // The coordinator of a region: keeps the region's other workers running as its catalog wants them, renews the clock's
-// durable ceiling, exchanges heartbeats and acknowledgements, and writes down how the links do.
+// durable ceiling, exchanges heartbeats and acknowledgements, prepares for and activates rules for conflicts, tells and is told
+// what the log of conflicts holds, writes down how the links do, and prunes below the stable point.
 //
 // When the extension has been dropped without region_leave(), it stops the region: its slot would keep WAL for ever.
 #include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/guard.h"
+#include "pg/horizon.h"
+#include "pg/override.h"
+#include "pg/rowversion.h"
 #include "pg/spi.h"
+#include "worker/conflict_reports.h"
 #include "worker/control.h"
+#include "worker/pruner.h"
+#include "worker/rollout.h"
+#include "worker/take_back.h"
 #include "worker/worker.h"
 
 #include <algorithm>
@@ -34,20 +42,24 @@ constexpr int64_t kRestartLongest = 30 * kSecond;
 constexpr int64_t kHealthy = 60 * kSecond; // who ran this long starts again at once
 constexpr int64_t kRecovered = 3 * kSecond; // who ran this long and is at the end of its topic has read what made it fail
 constexpr int64_t kCeilingReserve = 3 * kSecond;
+constexpr int64_t kHorizonInterval = 10 * kSecond;
+constexpr int64_t kPruneInterval = 600 * kSecond; // of the horizon, and of what rewritten tables have written down
 constexpr int kAppliedEventDays = 7;	   // as long as topics keep events
 
 class Coordinator
 {
 public:
-	explicit Coordinator(Worker &worker) : worker_(worker), region_(worker.region), control_(worker) {}
+	explicit Coordinator(Worker &worker) : worker_(worker), region_(worker.region), control_(worker), pruner_(worker), rollout_(worker), conflicts_(worker) {}
 
 	void run()
 	{
 		ifPresent(
 			[&]
 			{
-				overrideFilterLoad(region_);
+				clockRecall(region_);
+				versionFilterLoad(region_);
 				control_.load();
+				pruner_.load();
 			});
 		// what was committed before the server started counts for wait_for_peers, too
 		uint64_t flushed = version::flushedUpTo(nullptr);
@@ -67,12 +79,17 @@ public:
 		{
 			worker_.reloadSettings();
 			ceilingEnsure(region_, Hlc{std::max<int64_t>(region_->clock.load(), GetCurrentTimestamp() + kCeilingReserve)});
+			writeLateStamps();
 			supervise();
 			describeSelf();
 			bool more = control_.receive();
+			more |= rollout_.step(control_.takeRuleNews(), control_.ownTopicRead());
 			long pause = control_.beat();
 			describeLinks();
 			partitionAppliedEvents();
+			more |= pruner_.step();
+			more |= conflicts_.step();
+			maintainVersions();
 			worker_.wait(more ? 0 : std::min(pause, 1000L));
 		}
 		dissolve();
@@ -90,8 +107,9 @@ private:
 		std::string peer;
 		int place;
 		BackgroundWorkerHandle *handle = nullptr;
-		TimestampTz startedAt = 0;
-		TimestampTz notBefore = 0;
+		int64_t startedAt = 0; // steadyNow(), as is notBefore
+		int64_t notBefore = 0;
+		TimestampTz progressBefore = 0; // its place's progressAt when it was started
 		int64_t delay = kRestartFirst;
 		bool wanted = false;
 	};
@@ -135,18 +153,39 @@ private:
 				for (const spi::Row &row :
 					 spi::query("SELECT link_id, source_region, target_region, status FROM mrsync.replication_link"))
 					links_.push_back(Link{*row[0], *row[1], *row[2], *row[3]});
-				std::map<std::string, std::string> peers;
+				std::map<std::string, std::string> brokers;
 				std::map<RepOriginId, std::string> origins;
-				for (const spi::Row &row :
-					 spi::query("SELECT region_id, kafka_brokers, link_origin FROM mrsync.region WHERE NOT is_local"))
+				for (const spi::Row &row : spi::query("SELECT region_id, kafka_brokers, link_origin FROM mrsync.region"))
 				{
-					peers.emplace(*row[0], *row[1]);
+					brokers.emplace(*row[0], *row[1]);
 					if (row[2])
 						origins.emplace(static_cast<RepOriginId>(std::stoul(*row[2])), *row[0]);
 				}
 				crowded_ = !originsSet(region_, origins);
-				control_.peers(peers);
+				control_.peers(brokers);
+				// The extractor tells shared memory after it has committed; so what it says now is not newer than what is read.
+				bool wasDue = region_->takingBack.load();
+				takesBack_ = TakeBack::isDue();
+				if (takesBack_ || wasDue)
+					region_->takingBack.store(takesBack_);
 			});
+	}
+
+	// From shared memory to where a restart finds them; only then the extractor sends what they belong to.
+	void writeLateStamps()
+	{
+		std::vector<LateStamp> late = lateStamps(region_);
+		if (late.empty())
+			return;
+		WorkerTransaction transaction;
+		for (const LateStamp &stamp : late)
+			// it is there when an earlier coordinator died at this point; a user catalog table knows no ON CONFLICT
+			spi::execute("INSERT INTO mrsync.hlc_override (xid, hlc) SELECT $1::xid8, $2::mrsync.hlc WHERE NOT EXISTS (SELECT FROM "
+						 "mrsync.hlc_override WHERE xid = $1::xid8)",
+						 {std::to_string(U64FromFullTransactionId(fullXid(stamp.xid))), toText(stamp.hlc)});
+		transaction.commit();
+		for (const LateStamp &stamp : late)
+			lateStampForget(region_, stamp.xid);
 	}
 
 	// Null: there is no place for another one.
@@ -198,7 +237,7 @@ private:
 				return true;
 			pfree(child.handle);
 			child.handle = nullptr;
-			TimestampTz now = GetCurrentTimestamp();
+			int64_t now = steadyNow();
 			child.delay = now - child.startedAt >= kHealthy ? kRestartFirst : std::min(2 * child.delay, kRestartLongest);
 			child.notBefore = child.startedAt + child.delay;
 			if (child.wanted)
@@ -221,6 +260,9 @@ private:
 				else
 					crowded_ = true;
 			}
+		if (takesBack_ && region_->historyKnown.load())
+			if (Child *applier = child(WorkerKind::Applier, region_->region))
+				applier->wanted = true;
 		uint64_t kafkaOptions = kafkaOptionsStamp();
 		if (kafkaOptions != kafkaOptions_)
 			pgCall([] { ereport(LOG, (errmsg("mrsync.kafka_options has changed: the workers that speak to Kafka start again"))); });
@@ -244,9 +286,9 @@ private:
 					kill(pid, SIGTERM);
 				startAtOnce(known);
 			}
-			else if (!isRunning && known.wanted && GetCurrentTimestamp() >= known.notBefore)
+			else if (!isRunning && known.wanted && steadyNow() >= known.notBefore)
 				start(known);
-			else if (isRunning && GetCurrentTimestamp() - known.startedAt >= kHealthy)
+			else if (isRunning && steadyNow() - known.startedAt >= kHealthy)
 				place.restarts = 0;
 		}
 		kafkaOptions_ = kafkaOptions;
@@ -266,7 +308,8 @@ private:
 		arguments.kind = child.kind;
 		arguments.place = child.place;
 		strlcpy(arguments.peer, child.peer.c_str(), sizeof arguments.peer);
-		child.startedAt = GetCurrentTimestamp();
+		child.startedAt = steadyNow();
+		child.progressBefore = region_->workers[child.place].progressAt.load();
 		child.handle = workerStart(arguments);
 		if (!child.handle)
 			child.notBefore = child.startedAt + 5 * kSecond;
@@ -288,9 +331,9 @@ private:
 			samples_.emplace_back(produced, extractor.committedAt.load() ? extractor.committedAt.load() : now);
 		if (samples_.size() > 10000)
 			samples_.erase(samples_.begin() + 1, samples_.begin() + 5000); // coarser, but the oldest stays
-		if (now - describedAt_ < kSecond)
+		if (steadyNow() - describedAt_ < kSecond)
 			return;
-		describedAt_ = now;
+		describedAt_ = steadyNow();
 		uint64_t slowest = UINT64_MAX;
 		WorkerTransaction transaction;
 		for (const Link &link : links_)
@@ -310,8 +353,8 @@ private:
 	bool recovered(const Child &child) const
 	{
 		const WorkerShared &shared = region_->workers[child.place];
-		int64_t age = GetCurrentTimestamp() - child.startedAt;
-		return shared.pid != 0 && (shared.progressAt.load() > child.startedAt || age >= kHealthy ||
+		int64_t age = steadyNow() - child.startedAt;
+		return shared.pid != 0 && (shared.progressAt.load() != child.progressBefore || age >= kHealthy ||
 								   (age >= kRecovered && shared.caughtUp.load()));
 	}
 
@@ -354,7 +397,7 @@ private:
 			if (known.kind == WorkerKind::Applier && known.peer == link.source)
 			{
 				shared = &region_->workers[known.place];
-				failing = known.wanted && known.delay > 2 * kRestartFirst && !recovered(known);
+				failing = shared->degraded || (known.wanted && known.delay > 2 * kRestartFirst && !recovered(known));
 			}
 		TimestampTz since = behindSince(link, shared, now);
 		std::string lag = std::to_string(std::max<int64_t>(0, (now - since) / 1000));
@@ -424,6 +467,24 @@ private:
 					 {"ALTER EXTENSION mrsync DROP TABLE mrsync." + name(day), "DROP TABLE mrsync." + name(day)});
 	}
 
+	// The horizon's samples come and go; entries and markers go when no event that is still on its way can meet them.
+	void maintainVersions()
+	{
+		int64_t now = steadyNow();
+		if (now - sampledAt_ < kHorizonInterval)
+			return;
+		sampledAt_ = now;
+		WorkerTransaction transaction;
+		horizonSample(region_);
+		if (now - prunedAt_ >= kPruneInterval)
+		{
+			prunedAt_ = now;
+			horizonPrune(region_);
+			rowEntriesPrune(region_);
+		}
+		transaction.commit();
+	}
+
 	// Runs the statements in a transaction where the table's being there is as said.
 	static void maintain(const std::string &table, bool ifThere, const std::vector<std::string> &statements)
 	{
@@ -477,14 +538,20 @@ private:
 	Worker &worker_;
 	RegionShared *region_;
 	ControlPlane control_;
+	Pruner pruner_;
+	Rollout rollout_;
+	ConflictReports conflicts_;
 	std::vector<Link> links_;
 	std::deque<Child> children_;
 	std::deque<std::pair<uint64_t, TimestampTz>> samples_; // our newest sequence, and its commit, from time to time
 	uint64_t kafkaOptions_ = kafkaOptionsStamp();
 	bool crowded_ = false; // not all peers have a place
-	TimestampTz describedAt_ = 0;
+	bool takesBack_ = false; // this region was set back, and has not caught up yet
+	int64_t describedAt_ = 0; // steadyNow(), as are sampledAt_ and prunedAt_
 	std::map<std::string, TimestampTz> noticedBehind_; // links whose applier reads nothing: since when there is more; 0: there is not
 	int64_t partitionedFor_ = 0;
+	int64_t sampledAt_ = -kHorizonInterval;
+	int64_t prunedAt_ = -kPruneInterval;
 };
 
 } // namespace

@@ -6,14 +6,18 @@
 // Every start is a new incarnation. What is decoded again after a crash has the same ids and sequences.
 #include "core/codec.h"
 #include "core/ledger.h"
+#include "core/mutant.h"
 #include "kafka/producer.h"
 
 #include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/guard.h"
 #include "pg/guc.h"
+#include "pg/history.h"
+#include "pg/override.h"
 #include "pg/spi.h"
 #include "plugin/host.h"
+#include "worker/set_back.h"
 #include "worker/worker.h"
 
 #include <cstring>
@@ -36,6 +40,7 @@ namespace
 
 // How often the slot's position is moved. Shorter writes more WAL, longer decodes more again after a crash.
 constexpr int64_t kConfirmInterval = 500 * 1000;
+constexpr XLogRecPtr kMuchWal = 1024 * 1024; // of other databases, say
 // Records decoded between two looks at the broker's answers.
 constexpr int kRecordsPerRound = 512;
 
@@ -84,7 +89,7 @@ public:
 		{
 			serve();
 			if (!full_)
-				fullSince_ = GetCurrentTimestamp();
+				fullSince_ = steadyNow();
 			full_ = true;
 			worker_.wait(100);
 			describe();
@@ -95,27 +100,53 @@ public:
 		worker_.shared->events.fetch_add(1, std::memory_order_relaxed);
 	}
 
+	void lateStamp(uint32_t xid, Hlc committed) override
+	{
+		while (lateStampOf(region_, xid, committed))
+		{
+			workerWake(region_->coordinatorLatch);
+			serve();
+			worker_.state("this server's clock has gone back: the stamp of transaction " + std::to_string(xid) +
+						  " is being written down");
+			worker_.wait(10);
+		}
+	}
+
 private:
 	struct Checkpoint
 	{
 		XLogRecPtr lsn;
 		uint64_t sequence;
 		std::string seen;
+		int64_t topicOffset; // at the topic's part before it, nothing stands behind `sequence`
 	};
 
 	void open()
 	{
+		// First: while another process of ours still held the slot, it could send under its incarnation behind our back.
+		slotName(MyDatabaseId, slot_);
+		SetBack setBack(worker_, slot_);
+		setBack.find();
+		setBack.renewSlot();
+		acquireSlot();
+		number_ = History::read().numberOf(version::flushedUpTo(nullptr));
 		std::string brokers;
 		{
 			WorkerTransaction transaction;
-			spi::Rows rows = spi::query("UPDATE mrsync.extractor_position SET incarnation = incarnation + 1 "
-										"RETURNING incarnation, sequence, seen");
+			// Above all before, durably, before anything is sent (core/ledger.cpp). The time makes it so, too, where the row
+			// is an older one: that of a backup, or of a standby which had not received all.
+			spi::Rows rows = spi::query("UPDATE mrsync.extractor_position SET incarnation = greatest(incarnation + 1, "
+										"extract(epoch FROM clock_timestamp())::bigint, (SELECT coalesce(max(incarnation), 0) FROM mrsync.recovery)) "
+										"RETURNING incarnation, sequence, seen, (lsn - '0/0'::pg_lsn)::bigint, topic_offset");
 			spi::Rows local = spi::query("SELECT kafka_brokers FROM mrsync.region WHERE is_local");
 			if (rows.empty() || local.empty())
 				throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the region's catalog rows are missing");
 			incarnation = std::stoll(*rows[0][0]);
 			sequence = std::stoull(*rows[0][1]);
-			stored_ = Checkpoint{InvalidXLogRecPtr, sequence, *rows[0][2]};
+			stored_ = Checkpoint{std::stoull(*rows[0][3]), sequence, *rows[0][2], std::stoll(*rows[0][4])};
+			topicOffset_ = stored_.topicOffset;
+			if (MyReplicationSlot->data.confirmed_flush > stored_.lsn && !mutated("forgets_holes"))
+				rememberHole(MyReplicationSlot->data.confirmed_flush);
 			auto decoded = decodeSeen(stored_.seen);
 			if (auto *error = std::get_if<DecodeError>(&decoded))
 				throw PgError(ERRCODE_DATA_CORRUPTED, "mrsync.extractor_position.seen is damaged").detail(error->message);
@@ -134,19 +165,12 @@ private:
 		// In this order: whoever waits for us takes no sequence of an earlier run for the newest.
 		region_->decodedEnd.store(0);
 		worker_.shared->sequence.store(sequence);
+		region_->ackedSequence.store(sequence);
 
 		pluginHostSet(this);
 		pgCall(
 			[&]
 			{
-				char slot[NAMEDATALEN];
-				slotName(MyDatabaseId, slot);
-				version::acquireSlot(slot);
-				if (MyReplicationSlot->data.restart_lsn == InvalidXLogRecPtr)
-					ereport(ERROR,
-							(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-							 errmsg("replication slot \"%s\" has been invalidated: WAL that it needs is gone", slot),
-							 errdetail("max_slot_wal_keep_size was exceeded while the events could not be sent.")));
 				// In a transaction, so that this process keeps an ordinary xmin for its own ones.
 				StartTransactionCommand();
 				MemoryContext former = MemoryContextSwitchTo(TopMemoryContext);
@@ -168,6 +192,60 @@ private:
 								  PointerGetDatum(region_));
 			});
 		region_->extractorLatch.store(MyLatch);
+	}
+
+	// Holds the slot from here on. One that is lost is waited for: to end and start again would not bring it back.
+	void acquireSlot()
+	{
+		const std::string name = std::string("replication slot \"") + slot_ + "\" ";
+		for (;;)
+		{
+			switch (pgCall([&] { return slotState(slot_); }))
+			{
+			case SlotState::Free:
+				pgCall([&] { version::acquireSlot(slot_); });
+				worker_.state("");
+				return;
+			case SlotState::InUse:
+				worker_.state(name + "is in use by another process");
+				break;
+			case SlotState::Missing:
+				worker_.degraded(name + "does not exist any more: what this region commits is not sent — SELECT "
+								 "mrsync.slot_recreate(), then SELECT mrsync.resend()");
+				break;
+			case SlotState::Invalidated:
+				worker_.degraded(name + "has been invalidated, since it kept more WAL than max_slot_wal_keep_size: what this "
+								 "region commits is not sent — SELECT mrsync.slot_recreate(), then SELECT mrsync.resend()");
+				break;
+			}
+			worker_.wait(1000);
+			worker_.reloadSettings();
+		}
+	}
+
+	// The slot begins behind what was sent: it is another one, or was advanced by hand. What was committed in between
+	// will not be sent, and may not be passed over in silence: the next transaction follows, for its readers, one which
+	// they do not have (core/gap.h). Inside a transaction.
+	void rememberHole(XLogRecPtr begin)
+	{
+		pgCall(
+			[&]
+			{
+				ereport(LOG, (errmsg("what this region committed between WAL positions %X/%X and %X/%X was not sent",
+									 LSN_FORMAT_ARGS(stored_.lsn), LSN_FORMAT_ARGS(begin)),
+							  errhint("SELECT mrsync.resend() sends what the other regions miss.")));
+			});
+		// Above every commit record before the slot's beginning, and below the first that it can have.
+		stored_.lsn = begin;
+		stored_.sequence = sequence = std::max(sequence, History::read().sequenceOf(begin - 1));
+		store(stored_);
+	}
+
+	// Inside a transaction.
+	void store(const Checkpoint &checkpoint)
+	{
+		spi::execute("UPDATE mrsync.extractor_position SET sequence = $1::bigint, seen = $2, lsn = '0/0'::pg_lsn + $3::numeric, topic_offset = $4::bigint",
+					 {std::to_string(checkpoint.sequence), checkpoint.seen, std::to_string(checkpoint.lsn), std::to_string(checkpoint.topicOffset)});
 	}
 
 	// Decodes what is there, some records at a time. True when there may be more.
@@ -205,7 +283,23 @@ private:
 		region_->decodedEnd.store(context_->reader->EndRecPtr);
 		if (region_->waiters.load() > 0)
 			ConditionVariableBroadcast(&region_->acks);
+		tellCoordinator();
 		return more;
+	}
+
+	// Once for each watermark that it waits for, and each heartbeat after which something is produced.
+	void tellCoordinator()
+	{
+		uint64_t needs = region_->watermarkNeeds.load();
+		uint64_t said = region_->heartbeatSequence.load();
+		bool settles = needs != 0 && needs != toldNeeds_ && context_->reader->EndRecPtr >= needs;
+		bool isNews = said != toldAfter_ && sequence > said;
+		if (settles)
+			toldNeeds_ = needs;
+		if (isNews)
+			toldAfter_ = said;
+		if (settles || isNews)
+			workerWake(region_->coordinatorLatch);
 	}
 
 	void produced()
@@ -224,6 +318,7 @@ private:
 		for (int topic = 0; topic < 2; ++topic)
 			for (uint64_t i = 0; i < served.acked[topic]; ++i)
 				ledger_.acked(static_cast<AckLedger::Topic>(topic));
+		topicOffset_ = std::max(topicOffset_, served.end[AckLedger::Data]);
 		if (served.acked[0] + served.acked[1] > 0)
 			trouble_.clear();
 		else if (served.lastError)
@@ -231,15 +326,19 @@ private:
 		if (served.fatal)
 			throw PgError(ERRCODE_CONNECTION_FAILURE, "the Kafka producer failed: " + *served.fatal);
 		acknowledged_ = ledger_.confirm();
-		region_->ackedSequence.store(acknowledged_.sequence);
+		region_->ackedSequence.store(std::max(acknowledged_.sequence, stored_.sequence));
 		describe();
 	}
 
 	void describe()
 	{
-		if (ledger_.drained())
+		if (std::string peer = followsAnother(region_, number_); !peer.empty())
+			worker_.degraded("another server sends in this one's place: region " + peer + " has applied a transaction of this region that "
+							 "this server does not have; what is committed here is applied nowhere — stop one of the two for good; to go "
+							 "on with this one, restart it then");
+		else if (ledger_.drained())
 			worker_.state("");
-		else if (full_ && GetCurrentTimestamp() - fullSince_ > USECS_PER_SEC)
+		else if (full_ && steadyNow() - fullSince_ > USECS_PER_SEC)
 			worker_.state("the broker does not take events" + (trouble_.empty() ? "" : ": " + trouble_));
 		else if (!trouble_.empty())
 			worker_.state("the broker does not acknowledge: " + trouble_);
@@ -248,20 +347,22 @@ private:
 	// Confirms to the slot in steps: note where we are, wait until all before it is acknowledged, store `seen`, confirm.
 	void checkpoint()
 	{
-		TimestampTz now = GetCurrentTimestamp();
-		if (!pending_ && now - checkedAt_ >= kConfirmInterval && context_->reader->EndRecPtr > stored_.lsn)
+		int64_t now = steadyNow();
+		// What the checkpoint itself writes is no reason for the next one.
+		bool due = now - checkedAt_ >= kConfirmInterval && (sent_ != checkedSent_ || context_->reader->EndRecPtr - stored_.lsn > kMuchWal);
+		if (!pending_ && due && context_->reader->EndRecPtr > stored_.lsn)
 		{
-			pending_ = Checkpoint{context_->reader->EndRecPtr, sequence, encodeSeen(seen)};
+			checkedSent_ = sent_;
+			pending_ = Checkpoint{context_->reader->EndRecPtr, sequence, encodeSeen(seen), topicOffset_};
 			ledger_.commit(pending_->lsn, sequence);
 			acknowledged_ = ledger_.confirm();
 		}
 		if (!pending_ || acknowledged_.endLsn < pending_->lsn)
 			return;
-		if (pending_->sequence != stored_.sequence || pending_->seen != stored_.seen)
 		{
+			// first, so that the slot is never ahead of it
 			WorkerTransaction transaction;
-			spi::execute("UPDATE mrsync.extractor_position SET sequence = $1::bigint, seen = $2",
-						 {std::to_string(pending_->sequence), pending_->seen});
+			store(*pending_);
 			transaction.commit();
 		}
 		pgCall(
@@ -277,16 +378,22 @@ private:
 
 	Worker &worker_;
 	RegionShared *region_;
+	uint32_t number_ = 0; // of the region's history, that this server writes
 	std::unique_ptr<kafka::Producer> producer_;
 	LogicalDecodingContext *context_ = nullptr;
 	AckLedger ledger_;
 	AckLedger::Confirmed acknowledged_;
+	char slot_[NAMEDATALEN];
+	int64_t topicOffset_ = 0; // behind the newest acknowledged record of the data topic
 	Checkpoint stored_;
 	std::optional<Checkpoint> pending_;
-	TimestampTz checkedAt_ = 0;
+	int64_t checkedAt_ = 0; // steadyNow(), as is fullSince_
 	uint64_t sent_ = 0; // events handed to the producer
+	uint64_t toldNeeds_ = 0;		   // see tellCoordinator
+	uint64_t toldAfter_ = UINT64_MAX;
+	uint64_t checkedSent_ = 0; // of those, at the newest checkpoint
 	bool full_ = false;
-	TimestampTz fullSince_ = 0;
+	int64_t fullSince_ = 0;
 	std::string trouble_;
 };
 

@@ -36,6 +36,7 @@ void Inbox::clear()
 		std::string().swap(buffer_);
 	}
 	events_.clear();
+	rows_.clear();
 	bytes_ = count_ = written_ = flushed_ = readAt_ = 0;
 	buffer_.clear();
 	cursor_ = 0;
@@ -52,6 +53,8 @@ void Inbox::add(ChangeEvent &&event, std::string &&json)
 	last_.tx = event.tx;
 	last_.hlc = event.hlc;
 	last_.committedAt = event.committedAt;
+	if (!event.tx.resent)
+		rows_.add(event);
 	if (bytes_ + json.size() <= limit_ || events_.empty())
 	{
 		// a decoded event takes about three times the room of its text

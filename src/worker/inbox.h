@@ -4,6 +4,7 @@
 #pragma once
 
 #include "core/event.h"
+#include "core/event_rows.h"
 
 #include <cstddef>
 #include <string>
@@ -27,6 +28,7 @@ public:
 	size_t count() const { return count_; }
 	const ChangeEvent &first() const { return events_.front(); }
 	const ChangeEvent &last() const { return last_; } // its envelope and id only
+	const EventRows &rows() const { return rows_; }
 
 	// Calls visit for every event in order; can be called again. Throws what visit throws.
 	template <typename Visit> void forEach(Visit &&visit)
@@ -49,6 +51,7 @@ private:
 	size_t count_ = 0;
 	std::vector<ChangeEvent> events_;
 	ChangeEvent last_;
+	EventRows rows_;
 	int file_ = -1; // has no name: gone with the process
 	std::string buffer_;
 	size_t cursor_ = 0; // reading: into buffer_

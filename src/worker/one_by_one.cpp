@@ -2,14 +2,17 @@
 
 #include "core/codec.h"
 #include "worker/parking.h"
-
-extern "C"
-{
-#include "utils/resowner.h"
-}
+#include "worker/subtransaction.h"
 
 namespace mrsync
 {
+
+namespace
+{
+
+constexpr int kMostTaken = 5; // attempts at a row whose unique key somebody takes at the same moment
+
+} // namespace
 
 std::optional<std::string> OneByOne::Line::before(const std::optional<std::string> &row) const
 {
@@ -75,28 +78,8 @@ void OneByOne::survey(Inbox &transaction)
 
 template <typename F> std::optional<PgError> OneByOne::attempt(F &&f)
 {
-	ResourceOwner owner = CurrentResourceOwner;
-	pgCall([] { BeginInternalSubTransaction(nullptr); });
 	MemoryContextSwitchTo(eventContext_);
-	std::optional<PgError> failure;
-	try
-	{
-		f();
-	}
-	catch (const PgError &error)
-	{
-		failure = error;
-	}
-	pgCall(
-		[&]
-		{
-			if (failure)
-				RollbackAndReleaseCurrentSubTransaction();
-			else
-				ReleaseCurrentSubTransaction();
-		});
-	MemoryContextSwitchTo(eventContext_);
-	CurrentResourceOwner = owner;
+	std::optional<PgError> failure = inSubtransaction(f);
 	if (failure)
 		apply_.locksGone();
 	if (failure && isRetryable(*failure))
@@ -111,14 +94,15 @@ bool OneByOne::applied(const ChangeEvent &event, const SeenVector &seen)
 	std::optional<std::string> row, waitsFor;
 	std::optional<PgError> failure = table.problem;
 	if (!failure)
-		failure = attempt(
-			[&]
-			{
-				row = apply_.rowName(event);
-				waitsFor = line.before(row);
-				if (!waitsFor)
-					apply_.event(event, seen);
-			});
+		for (int left = kMostTaken; left > 0; left = failure && isTaken(*failure) ? left - 1 : 0)
+			failure = attempt(
+				[&]
+				{
+					row = apply_.rowName(event);
+					waitsFor = line.before(row);
+					if (!waitsFor)
+						apply_.event(event, seen);
+				});
 	else if (event.pk)
 		row = encodeImage(*event.pk);
 	if (!failure && !waitsFor)

@@ -28,6 +28,11 @@ bool isRetryable(const PgError &error)
 		   state == ERRCODE_LOCK_NOT_AVAILABLE || state == ERRCODE_READ_ONLY_SQL_TRANSACTION;
 }
 
+bool isTaken(const PgError &error)
+{
+	return error.sqlState() == ERRCODE_UNIQUE_VIOLATION || error.sqlState() == ERRCODE_EXCLUSION_VIOLATION;
+}
+
 void park(const std::string &source, const ChangeEvent &event, const SeenVector &seen, const PgError &error,
 		  const std::optional<std::string> &waitsFor)
 {

@@ -14,6 +14,10 @@ namespace mrsync
 // Whether an error says "not now", not "never": then nothing is parked, all of it is tried again.
 bool isRetryable(const PgError &error);
 
+// Whether it is a unique key or an exclusion constraint. Rows in the way are looked for before one is written: somebody
+// was faster, or a trigger gave the row another key.
+bool isTaken(const PgError &error);
+
 // Inside the transaction that applies the rest. waitsFor: the event_id of the one that was parked before it, of the same
 // transaction and row (or table); it is not tried before that one is gone.
 void park(const std::string &source, const ChangeEvent &event, const SeenVector &seen, const PgError &error,

@@ -68,14 +68,16 @@ bool recordApplied(const AppliedRecord &record)
 			if (!isKnown)
 			{
 				// a partition made by CREATE TABLE … PARTITION OF has its parent's columns in its parent's order
-				Datum values[7] = {uuid(record.first),
+				Datum values[8] = {uuid(record.first),
 								   uuid(record.last),
 								   text(record.region),
 								   Int64GetDatum(static_cast<int64>(record.sequence)),
 								   Int64GetDatum(record.hlc.value),
 								   text(record.seen),
-								   TimestampTzGetDatum(GetCurrentTimestamp())};
-				bool nulls[7] = {};
+								   TimestampTzGetDatum(GetCurrentTimestamp()),
+								   text(record.rows)}; // bytea, which has the same form
+				bool nulls[8] = {};
+				nulls[7] = record.rows.empty();
 				HeapTuple tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 				CatalogTupleInsert(rel, tuple);
 				heap_freetuple(tuple);
@@ -93,7 +95,7 @@ void recordPosition(const LinkPosition &position)
 		{
 			Relation rel = openKnown("link_position", RowExclusiveLock);
 			Datum source = text(position.source);
-			Datum values[9] = {source,
+			Datum values[10] = {source,
 							   text(position.topic),
 							   Int64GetDatum(position.nextOffset),
 							   Int64GetDatum(position.incarnation),
@@ -101,8 +103,9 @@ void recordPosition(const LinkPosition &position)
 							   Int64GetDatum(position.hlc.value),
 							   uuid(position.event),
 							   TimestampTzGetDatum(position.committedAt),
-							   TimestampTzGetDatum(GetCurrentTimestamp())};
-			bool nulls[9] = {};
+							   TimestampTzGetDatum(GetCurrentTimestamp()),
+							   Int64GetDatum(position.eventOffset)};
+			bool nulls[10] = {};
 			HeapTuple tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 			ScanKeyData key;
 			ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, source);

@@ -18,6 +18,7 @@ struct AppliedRecord
 	uint64_t sequence;
 	Hlc hlc;
 	std::string seen; // as JSON
+	std::string rows; // core/event_rows.h
 };
 
 // False, and nothing is written: it has been applied before.
@@ -33,6 +34,7 @@ struct LinkPosition
 	Hlc hlc; // the highest so far
 	Uuid event;
 	int64_t committedAt;
+	int64_t eventOffset; // in the topic
 };
 
 void recordPosition(const LinkPosition &position);

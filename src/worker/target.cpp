@@ -3,22 +3,20 @@
 #include "core/codec.h"
 #include "pg/catalog.h"
 #include "pg/guard.h"
+#include "pg/rowhistory.h"
+#include "worker/as_owner.h"
 
 #include <cstring>
 #include <set>
 
 extern "C"
 {
-#include "access/heapam.h"
 #include "access/tableam.h"
 #include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "executor/execPartition.h"
-#include "executor/executor.h"
-#include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
 #include "utils/inval.h"
 #include "utils/fmgroids.h"
@@ -39,30 +37,6 @@ bool invalidateAll = false;
 std::set<Oid> *invalidated = nullptr;
 // Counts the moments in which all locks on targets were let go.
 uint64_t lockEpoch = 1;
-
-// Acts as the table's owner, whose code may set what it likes until the end (its search_path must not become ours).
-// Nothing in here can fail; an abort in between puts the superuser and the settings back by itself.
-class AsOwner
-{
-public:
-	explicit AsOwner(Oid owner) : settings_(NewGUCNestLevel())
-	{
-		GetUserIdAndSecContext(&user_, &context_);
-		SetUserIdAndSecContext(owner, context_ | SECURITY_RESTRICTED_OPERATION | SECURITY_LOCAL_USERID_CHANGE);
-	}
-	~AsOwner()
-	{
-		AtEOXact_GUC(false, settings_);
-		SetUserIdAndSecContext(user_, context_);
-	}
-	AsOwner(const AsOwner &) = delete;
-	AsOwner &operator=(const AsOwner &) = delete;
-
-private:
-	int settings_;
-	Oid user_;
-	int context_;
-};
 
 // May ereport.
 bool equalMeansSameText(Oid type)
@@ -99,26 +73,19 @@ bool equalMeansSameText(Oid type)
 	}
 }
 
-std::string quoted(const std::string &identifier)
+RootTable rootOf(Oid relation)
 {
-	return pgCall([&] { return quote_identifier(identifier.c_str()); });
-}
-
-SPIPlanPtr prepare(const std::string &sql, const std::vector<Oid> &types)
-{
-	return pgCall(
+	RootTable root;
+	root.name = pgCall([&] { return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), get_rel_name(relation)); });
+	pgCall(
 		[&]
 		{
-			MemoryContext context = CurrentMemoryContext;
-			SPIPlanPtr plan =
-				SPI_prepare(sql.c_str(), static_cast<int>(types.size()), const_cast<Oid *>(types.data()));
-			MemoryContextSwitchTo(context);
-			if (!plan)
-				elog(ERROR, "could not prepare (%s): %s", SPI_result_code_string(SPI_result), sql.c_str());
-			if (SPI_keepplan(plan) != 0)
-				elog(ERROR, "could not keep a plan");
-			return plan;
+			Relation rel = table_open(relation, AccessShareLock);
+			root.rowType = rel->rd_rel->reltype;
+			root.owner = rel->rd_rel->relowner;
+			table_close(rel, NoLock);
 		});
+	return root;
 }
 
 } // namespace
@@ -180,7 +147,9 @@ void Target::describe(Relation rel)
 		column.attnum = attribute->attnum;
 		column.type = attribute->atttypid;
 		column.typmod = attribute->atttypmod;
+		column.collation = attribute->attcollation;
 		column.isGenerated = attribute->attgenerated != '\0';
+		column.isNotNull = attribute->attnotnull;
 		column.isAlways = attribute->attidentity == ATTRIBUTE_IDENTITY_ALWAYS;
 		for (int k = 0; k < key.count; ++k)
 			if (key.columns[k].attnum == column.attnum)
@@ -200,6 +169,8 @@ void Target::describe(Relation rel)
 			});
 		columns_.push_back(std::move(column));
 	}
+	if (!isPartitioned)
+		describeRivals(rel);
 	lockedIn_ = lockEpoch;
 }
 
@@ -251,6 +222,7 @@ Oid Target::partitionFor(const Image &pk)
 			ResultRelInfo *leaf = ExecFindPartition(state, rootInfo, routing, searchSlot_, estate);
 			Oid found = RelationGetRelid(leaf->ri_RelationDesc);
 			ExecCleanupTupleRouting(state, routing);
+			ExecResetTupleTable(estate->es_tupleTable, false); // a slot for a partition that has its columns in another order
 			FreeExecutorState(estate);
 			ExecClearTuple(searchSlot_);
 			table_close(rel, NoLock);
@@ -295,7 +267,20 @@ HeldRow Target::hold(const Image &pk)
 		});
 }
 
-Image Target::heldImage()
+Image Target::heldImage() { return imageOf(foundSlot_); }
+
+RowVersion Target::version(RegionShared *region, const HeldRow &held)
+{
+	if (!mayHaveEntries(region, held.xmin))
+		return versionOfXid(region, held.xmin);
+	AsOwner owner(owner_);
+	Relation rel = pgCall([&] { return table_open(relation, NoLock); });
+	RowVersion version = versionOfRow(region, keyInfo(rel), keyValues_, held.xmin);
+	pgCall([&] { table_close(rel, NoLock); });
+	return version;
+}
+
+Image Target::imageOf(TupleTableSlot *slot)
 {
 	Image image;
 	for (TargetColumn &column : columns_)
@@ -304,7 +289,7 @@ Image Target::heldImage()
 			[&]() -> const char *
 			{
 				bool isNull;
-				Datum value = slot_getattr(foundSlot_, column.attnum, &isNull);
+				Datum value = slot_getattr(slot, column.attnum, &isNull);
 				return isNull ? nullptr : OutputFunctionCall(&column.output, value);
 			});
 		image.push_back(Column{column.name, text ? std::optional<std::string>(text) : std::nullopt});
@@ -362,264 +347,56 @@ std::string Target::heldKeyName(const std::string &pkText)
 	return keyIsText() ? pkText : std::to_string(heldKeyHash());
 }
 
-void Target::plansFor(const Image &row)
+bool Target::keysEqual(const std::string &pkText, const std::string &other)
 {
-	bool same = insertPlan_ && planColumns_.size() == row.size();
-	for (size_t i = 0; same && i < row.size(); ++i)
-		same = planColumns_[i] == row[i].name;
-	if (same)
-		return;
-	for (SPIPlanPtr *plan : {&insertPlan_, &updatePlan_})
-	{
-		if (*plan)
-			SPI_freeplan(*plan);
-		*plan = nullptr;
-	}
-	planColumns_.clear();
-	insertColumns_.clear();
-
-	std::string names, parameters, assignments, conflict;
-	std::vector<Oid> types;
-	for (const Column &value : row)
-	{
-		const TargetColumn *column = this->column(value.name);
-		if (!column)
-			throw PgError(ERRCODE_UNDEFINED_COLUMN,
-						  "column " + quoted(value.name) + " of " + name + " does not exist in this region")
-				.hint("Add the column here; the event is tried again by itself. If it was dropped on purpose: "
-					  "mrsync.apply_error_discard().");
-		insertColumns_.push_back(column->isGenerated ? nullptr : column);
-		planColumns_.push_back(value.name);
-		types.push_back(column->type);
-		if (column->isGenerated)
-			continue;
-		std::string parameter = "$" + std::to_string(types.size());
-		names += (names.empty() ? "" : ", ") + quoted(value.name);
-		parameters += (parameters.empty() ? "" : ", ") + parameter;
-		if (!column->isFixedKey && !column->isAlways)
-			assignments += (assignments.empty() ? "" : ", ") + quoted(value.name) + " = " + parameter;
-	}
+	AsOwner owner(owner_);
 	Relation rel = pgCall([&] { return table_open(relation, NoLock); });
 	const KeyInfo &key = keyInfo(rel);
-	for (int i = 0; i < key.count; ++i)
-		conflict += (i ? ", " : "") + quoted(NameStr(key.columns[i].name));
-	pgCall([&] { table_close(rel, NoLock); });
-	AsOwner owner(owner_);
-	std::vector<Oid> updateTypes = types;
-	updateTypes.push_back(TIDOID);
-	// a table of nothing but its key: the row is rewritten as it is, for its version
-	if (assignments.empty())
-		assignments = quoted(NameStr(key.columns[0].name)) + " = " + quoted(NameStr(key.columns[0].name));
-	updatePlan_ = prepare("UPDATE ONLY " + name + " SET " + assignments + " WHERE ctid = $" +
-							  std::to_string(updateTypes.size()),
-						  updateTypes);
-	// last: while it is missing, both are made anew
-	insertPlan_ = prepare("INSERT INTO " + name + " (" + names + ") OVERRIDING SYSTEM VALUE VALUES (" + parameters +
-							  ") ON CONFLICT (" + conflict + ") DO NOTHING",
-						  types);
-}
-
-void Target::execute(SPIPlanPtr plan, Datum *values, char *nulls, int expected, uint64_t &processed)
-{
-	processed = pgCall(
-		[&]() -> uint64_t
-		{
-			// SPI leaves its own context behind as the current one: what is allocated after it would stay until commit
-			MemoryContext context = CurrentMemoryContext;
-			int result = SPI_execute_plan(plan, values, nulls, false, 0);
-			MemoryContextSwitchTo(context);
-			if (result != expected)
-				elog(ERROR, "SPI failed on %s: %s", name.c_str(), SPI_result_code_string(result));
-			return SPI_processed;
-		});
-}
-
-namespace
-{
-
-// The values of a row for its plan; with room for one more parameter.
-struct Parameters
-{
-	Datum *values;
-	char *nulls;
-};
-
-Parameters parametersOf(const Image &row, const std::vector<const TargetColumn *> &columns)
-{
+	std::vector<Datum> values(key.count), others(key.count);
+	keyFromText(key, pkText, values.data());
+	keyFromText(key, other, others.data());
 	return pgCall(
 		[&]
 		{
-			Parameters parameters;
-			parameters.values = static_cast<Datum *>(palloc0(sizeof(Datum) * (row.size() + 1)));
-			parameters.nulls = static_cast<char *>(palloc(row.size() + 2));
-			for (size_t i = 0; i < row.size(); ++i)
-			{
-				const TargetColumn *column = columns[i];
-				const std::optional<std::string> &text = row[i].value;
-				parameters.nulls[i] = text && column ? ' ' : 'n';
-				if (column) // a domain's input function checks NULL, too
-					parameters.values[i] =
-						InputFunctionCall(const_cast<FmgrInfo *>(&column->input),
-										  text ? const_cast<char *>(text->c_str()) : nullptr, column->inputParameter,
-										  column->typmod);
-			}
-			parameters.nulls[row.size()] = ' ';
-			parameters.nulls[row.size() + 1] = '\0';
-			return parameters;
-		});
-}
-
-} // namespace
-
-bool Target::insert(const Image &row)
-{
-	plansFor(row);
-	AsOwner owner(owner_);
-	Parameters parameters = parametersOf(row, insertColumns_);
-	uint64_t processed;
-	execute(insertPlan_, parameters.values, parameters.nulls, SPI_OK_INSERT, processed);
-	return processed == 1;
-}
-
-bool Target::differsFromHeld(const TargetColumn &column, const std::optional<std::string> &text)
-{
-	return pgCall(
-		[&]
-		{
-			bool isNull;
-			Datum value = slot_getattr(foundSlot_, column.attnum, &isNull);
-			if (isNull || !text)
-				return isNull != !text;
-			return *text != OutputFunctionCall(const_cast<FmgrInfo *>(&column.output), value);
-		});
-}
-
-// Without SQL, which would refuse a column that is GENERATED ALWAYS AS IDENTITY. Such a column differs only where its
-// user set it to DEFAULT, or where two regions inserted the same key.
-void Target::updateAnyColumn(const Image &row)
-{
-	AsOwner owner(owner_);
-	Parameters parameters = parametersOf(row, insertColumns_);
-	pgCall(
-		[&]
-		{
-			Relation rel = table_open(relation, RowExclusiveLock);
-			EState *estate = CreateExecutorState();
-			RangeTblEntry *entry = makeNode(RangeTblEntry);
-			entry->rtekind = RTE_RELATION;
-			entry->relid = relation;
-			entry->relkind = rel->rd_rel->relkind;
-			entry->rellockmode = RowExclusiveLock;
-			version::initRangeTable(estate, entry);
-			ResultRelInfo *info = makeNode(ResultRelInfo);
-			InitResultRelInfo(info, rel, 1, nullptr, 0);
-			estate->es_output_cid = GetCurrentCommandId(true);
-			ExecOpenIndices(info, false);
-			EPQState epq;
-			version::initEvalPlanQual(&epq, estate);
-			TupleTableSlot *slot = ExecInitExtraTupleSlot(estate, RelationGetDescr(rel), table_slot_callbacks(rel));
-			slot_getallattrs(foundSlot_);
-			ExecClearTuple(slot);
-			memcpy(slot->tts_values, foundSlot_->tts_values, sizeof(Datum) * slot->tts_tupleDescriptor->natts);
-			memcpy(slot->tts_isnull, foundSlot_->tts_isnull, slot->tts_tupleDescriptor->natts);
-			for (size_t i = 0; i < row.size(); ++i)
-				if (const TargetColumn *column = insertColumns_[i])
-				{
-					slot->tts_values[column->attnum - 1] = parameters.values[i];
-					slot->tts_isnull[column->attnum - 1] = parameters.nulls[i] == 'n';
-				}
-			ExecStoreVirtualTuple(slot);
-			AfterTriggerBeginQuery();
-			ExecSimpleRelationUpdate(info, estate, &epq, foundSlot_, slot);
-			AfterTriggerEndQuery(estate);
-			ExecCloseIndices(info);
-			EvalPlanQualEnd(&epq);
-			ExecResetTupleTable(estate->es_tupleTable, false);
-			FreeExecutorState(estate);
 			table_close(rel, NoLock);
-			CommandCounterIncrement();
+			return keyEqual(key, values.data(), others.data());
 		});
 }
 
-void Target::update(const HeldRow &held, const Image &row)
+std::vector<TableWriter> writersOf(Oid relation)
 {
-	plansFor(row);
-	for (size_t i = 0; i < row.size(); ++i)
-		if (insertColumns_[i] && insertColumns_[i]->isAlways && differsFromHeld(*insertColumns_[i], row[i].value))
-			return updateAnyColumn(row);
-	AsOwner owner(owner_);
-	Parameters parameters = parametersOf(row, insertColumns_);
-	ItemPointerData tid = held.tid;
-	parameters.values[row.size()] = PointerGetDatum(&tid);
-	uint64_t processed;
-	execute(updatePlan_, parameters.values, parameters.nulls, SPI_OK_UPDATE, processed);
-	if (processed != 1)
-		throw PgError(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION, "a trigger of " + name + " kept a row from being updated");
-}
-
-void Target::remove(const HeldRow &held)
-{
-	if (!removePlan_)
-		removePlan_ = prepare("DELETE FROM ONLY " + name + " WHERE ctid = $1", {TIDOID});
-	AsOwner owner(owner_);
-	ItemPointerData tid = held.tid;
-	Datum value = PointerGetDatum(&tid);
-	uint64_t processed;
-	execute(removePlan_, &value, nullptr, SPI_OK_DELETE, processed);
-	if (processed != 1)
-		throw PgError(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION, "a trigger of " + name + " kept a row from being deleted");
-}
-
-void Target::takeBack(const HeldRow &held)
-{
-	pgCall(
+	// rows are written under the first, TRUNCATE and rewrites have the second
+	constexpr LOCKMASK writing = LOCKBIT_ON(RowExclusiveLock) | LOCKBIT_ON(AccessExclusiveLock);
+	const LockData *held = nullptr;
+	// whoever wrote a partition through its root holds a lock on the partition, too
+	List *tree = pgCall(
 		[&]
 		{
-			Relation rel = table_open(relation, RowExclusiveLock);
-			ItemPointerData tid = held.tid;
-			simple_heap_delete(rel, &tid);
-			table_close(rel, NoLock);
-			CommandCounterIncrement();
+			List *members = find_all_inheritors(relation, NoLock, nullptr);
+			held = GetLockStatusData();
+			return members;
 		});
-}
-
-void Target::removeOlder(const Version &version, bool orEqual)
-{
-	if (!removeOlderPlan_)
-		removeOlderPlan_ =
-			prepare("DELETE FROM " + name + " WHERE mrsync.version_below(xmin, $1::mrsync.hlc, $2)", {INT8OID, TEXTOID});
-	AsOwner owner(owner_);
-	// a region's name holds nothing as low as a space: no version lies between the two
-	std::string region = version.region + (orEqual ? " " : "");
-	Datum values[2] = {Int64GetDatum(version.hlc.value), pgCall([&] { return CStringGetTextDatum(region.c_str()); })};
-	uint64_t processed;
-	execute(removeOlderPlan_, values, nullptr, SPI_OK_DELETE, processed);
+	std::vector<TableWriter> writers;
+	for (int i = 0; i < held->nelements; ++i)
+	{
+		const LockInstanceData &lock = held->locks[i];
+		const LOCKTAG &tag = lock.locktag;
+		if (lock.pid != MyProcPid && (lock.holdMask & writing) && tag.locktag_type == LOCKTAG_RELATION && tag.locktag_field1 == MyDatabaseId &&
+			list_member_oid(tree, tag.locktag_field2))
+			writers.push_back({lock.pid, version::holderOf(lock)});
+	}
+	return writers;
 }
 
 // Not WaitForLockers: no lock mode conflicts with those of writers and not with those of VACUUM, ANALYZE and CREATE INDEX
 // CONCURRENTLY, which may take hours.
 void Target::waitForWriters()
 {
-	pgCall(
-		[&]
-		{
-			// rows are written under the first, TRUNCATE and rewrites have the second
-			constexpr LOCKMASK writing = LOCKBIT_ON(RowExclusiveLock) | LOCKBIT_ON(AccessExclusiveLock);
-			// whoever wrote a partition through its root holds a lock on the partition, too
-			List *tree = find_all_inheritors(relation, NoLock, nullptr);
-			const LockData *held = GetLockStatusData();
-			for (int i = 0; i < held->nelements; ++i)
-			{
-				const LockInstanceData &lock = held->locks[i];
-				const LOCKTAG &tag = lock.locktag;
-				if (lock.pid != MyProcPid && (lock.holdMask & writing) && tag.locktag_type == LOCKTAG_RELATION &&
-					tag.locktag_field1 == MyDatabaseId && list_member_oid(tree, tag.locktag_field2))
-					(void)VirtualXactLock(version::holderOf(lock), true);
-			}
-		});
+	for (const TableWriter &writer : writersOf(relation))
+		pgCall([&] { return VirtualXactLock(writer.transaction, true); });
 }
 
-TargetCache::TargetCache()
+TargetCache::TargetCache(RegionShared *region) : region_(region)
 {
 	if (invalidated)
 		return;
@@ -676,7 +453,6 @@ Target &TargetCache::byOid(Oid relation)
 			Oid root = relation;
 			if (rel->rd_rel->relispartition)
 				root = llast_oid(get_partition_ancestors(relation));
-			table_close(rel, NoLock);
 			return root;
 		});
 	int64 base = pgCall(
@@ -695,11 +471,31 @@ Target &TargetCache::byOid(Oid relation)
 			table_close(added, AccessShareLock);
 			return stamp;
 		});
+	const bool keeps = base != kNotAdded && pgCall([&] { return keepsHistory(rel); });
+	if (keeps)
+		place->merger = std::make_unique<Merger>(region_, relation, place->owner_, rootOf(place->root), place->columns_);
+	else if (base != kNotAdded && hasMergeRule(rootOf(place->root).name))
+		throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "table " + place->name + " has a merge rule, and no histories of its rows are kept here")
+			.hint("Its trigger mrsync_history is missing: SELECT mrsync.row_history_begin('" + place->name + "'); the event is tried again by itself.");
+	else if (base != kNotAdded && place->excludes())
+		place->loser = std::make_unique<Loser>(region_, relation, place->owner_, rootOf(place->root), place->columns_);
+	pgCall([&] { table_close(rel, NoLock); });
 	place->valid_ = true;
 	place->isAdded = base != kNotAdded;
 	if (place->isAdded)
 		place->base = Hlc{base};
 	return *place;
+}
+
+std::vector<MergeFailure> TargetCache::takeFailures()
+{
+	std::vector<MergeFailure> failures;
+	for (auto &[oid, target] : targets_)
+		if (std::optional<MergeFailure> failure = target->merger  ? target->merger->takeFailure()
+												  : target->loser ? target->loser->takeFailure()
+																  : std::nullopt)
+			failures.push_back(std::move(*failure));
+	return failures;
 }
 
 Target &TargetCache::byName(const std::string &name)

@@ -2,6 +2,9 @@
 
 #include "pg/catalog.h"
 #include "pg/guard.h"
+#include "pg/rowversion.h"
+
+#include <algorithm>
 
 extern "C"
 {
@@ -67,16 +70,17 @@ bool consider(RegionShared *region, const Candidate &candidate, Deletion &deleti
 		pgCall([&] { XactLockTableWait(candidate.xmin, nullptr, nullptr, XLTW_None); });
 		return false;
 	}
-	XidVersion version = versionOf(region, candidate.xmin);
+	RowVersion version = versionOfXid(region, candidate.xmin);
 	if (version.mine)
 	{
 		deletion.mine = true;
 		return true;
 	}
-	Version newest{version.hlc, version.region};
-	if (!deletion.found || newest > deletion.version)
-		deletion.version = std::move(newest);
 	deletion.found = true;
+	if (version.atMost)
+		deletion.atMost = std::max(deletion.atMost, std::optional(version.hlc));
+	else
+		deletion.version = std::max(deletion.version, Version{version.hlc, version.region});
 	return true;
 }
 
@@ -126,6 +130,20 @@ Deletion newestDeletion(RegionShared *region, Target &target, const std::string 
 		Deletion deletion;
 		if (look(region, target, pkText, deletion))
 			return deletion;
+	}
+}
+
+bool wasTruncated(RegionShared *region, Oid relation, const Version &version)
+{
+	for (;;)
+	{
+		Deletion deletion;
+		bool settled = true;
+		ListCell *cell;
+		foreach (cell, candidates(relation, nullptr))
+			settled = settled && consider(region, *static_cast<Candidate *>(lfirst(cell)), deletion);
+		if (settled)
+			return deletion.mine || (deletion.found && deletion.version >= version);
 	}
 }
 

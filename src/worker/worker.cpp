@@ -37,6 +37,7 @@ void onExit(int, Datum)
 	myPlace->latch.store(nullptr);
 	myPlace->pid = 0;
 	myPlace->state[0] = '\0'; // it waits for nothing any more; what counts from now on is its last error
+	myPlace->degraded = false;
 	myPlace->endedAt = GetCurrentTimestamp();
 	myPlace->caughtUp.store(false);
 	LWLockRelease(shmemLock());
@@ -93,6 +94,7 @@ Worker &Worker::create(const WorkerArguments &arguments)
 			place->pid = MyProcPid;
 			place->startedAt = GetCurrentTimestamp();
 			place->state[0] = '\0';
+			place->degraded = false;
 			place->caughtUp.store(false);
 			place->takenAt.store(0);
 			place->kafkaOptions = kafkaOptionsStamp();
@@ -137,16 +139,18 @@ void Worker::reloadSettings()
 	pgCall([] { ProcessConfigFile(PGC_SIGHUP); });
 }
 
-void Worker::state(const std::string &text)
+void Worker::describe(const std::string &text, bool isDegraded)
 {
-	if (text == lastState_)
+	if (text == lastState_ && isDegraded == lastDegraded_)
 		return;
 	lastState_ = text;
+	lastDegraded_ = isDegraded;
 	pgCall(
 		[&]
 		{
 			LWLockAcquire(shmemLock(), LW_EXCLUSIVE);
 			strlcpy(shared->state, text.c_str(), sizeof shared->state);
+			shared->degraded = isDegraded;
 			shared->stateAt = GetCurrentTimestamp();
 			LWLockRelease(shmemLock());
 		});

@@ -40,7 +40,9 @@ public:
 	// To be called between transactions: a changed postgresql.conf takes effect.
 	void reloadSettings();
 	// What it is doing, for worker_status; "" is "all in order". Cheap when unchanged.
-	void state(const std::string &text);
+	void state(const std::string &text) { describe(text, false); }
+	// The same, of what does not pass by itself.
+	void degraded(const std::string &text) { describe(text, true); }
 	// Where kafka:: objects announce that they have something.
 	int wakeFd() const { return wakePipe_[1]; }
 
@@ -48,9 +50,11 @@ public:
 
 private:
 	Worker() = default;
+	void describe(const std::string &text, bool isDegraded);
 	int wakePipe_[2] = {-1, -1};
 	WaitEventSet *waitSet_ = nullptr;
 	std::string lastState_;
+	bool lastDegraded_ = false;
 };
 
 // The bodies, each in its file. Return or throw to end the process.
@@ -80,5 +84,21 @@ public:
 private:
 	bool open_ = true;
 };
+
+template <typename F> auto inTransaction(F &&f)
+{
+	WorkerTransaction transaction;
+	if constexpr (std::is_void_v<std::invoke_result_t<F &>>)
+	{
+		f();
+		transaction.commit();
+	}
+	else
+	{
+		auto result = f();
+		transaction.commit();
+		return result;
+	}
+}
 
 } // namespace mrsync

@@ -1,4 +1,6 @@
-// LD_PRELOAD: the wall clock shifted by MRSYNC_CLOCK_SHIFT seconds, for this process and whatever it forks.
+// LD_PRELOAD: the wall clock shifted for this process and whatever it forks, by the seconds that stand first in the file
+// MRSYNC_CLOCK_FILE. The file is mapped: writing another number into it steps the clock of all of them at once, in the
+// middle of what they do; or in the middle of what one process does, by the numbers behind it, see Control.
 //
 // Not libfaketime, because PostgreSQL 15's postmaster forks background workers in a signal handler, out of select():
 // libfaketime has faking switched off around select(), and such a child stays that way for life. It would shift the
@@ -9,27 +11,61 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <cstdint>
 #include <cstdlib>
 #include <ctime>
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <sys/mman.h>
 #include <sys/time.h>
 #include <threads.h>
+#include <unistd.h>
 
 namespace
 {
 // A moment after 2001 is one of the wall clock; the monotonic clock counts from the machine's start.
 constexpr time_t kWall = 1000000000;
 
-time_t shift()
+// What the file holds.
+struct Control
 {
-	static const time_t value = []
+	int64_t shift;
+	int64_t pid;   // the process that
+	int64_t reads; // after so many readings of the clock
+	int64_t then;  // sets the shift to this; not when it is 0
+};
+
+volatile Control *control()
+{
+	static Control none{};
+	static volatile Control *const mapped = []() -> volatile Control *
 	{
-		const char *text = getenv("MRSYNC_CLOCK_SHIFT");
-		return text ? static_cast<time_t>(strtol(text, nullptr, 10)) : 0;
+		const char *name = getenv("MRSYNC_CLOCK_FILE");
+		int file = name ? open(name, O_RDWR | O_CLOEXEC) : -1;
+		void *at = file >= 0 ? mmap(nullptr, sizeof(Control), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0) : MAP_FAILED;
+		if (file >= 0)
+			close(file);
+		return at == MAP_FAILED ? &none : static_cast<Control *>(at);
 	}();
-	return value;
+	return mapped;
+}
+
+time_t shift() { return static_cast<time_t>(control()->shift); }
+
+// To be called at each reading of the clock.
+time_t shiftAtReading()
+{
+	volatile Control *is = control();
+	if (is->reads > 0 && is->pid == getpid())
+	{
+		int64_t left = is->reads - 1;
+		is->reads = left;
+		if (left == 0)
+			is->shift = is->then;
+	}
+	return shift();
 }
 
 template <class F> F real(const char *name, const char *version = nullptr)
@@ -60,7 +96,7 @@ int clock_gettime(clockid_t clock, timespec *now) noexcept
 	static const auto next = real<int (*)(clockid_t, timespec *)>("clock_gettime");
 	int result = next(clock, now);
 	if (result == 0 && isWall(clock))
-		now->tv_sec += shift();
+		now->tv_sec += shiftAtReading();
 	return result;
 }
 
@@ -69,7 +105,7 @@ int gettimeofday(timeval *now, void *zone) noexcept
 	static const auto next = real<int (*)(timeval *, void *)>("gettimeofday");
 	int result = next(now, zone);
 	if (result == 0)
-		now->tv_sec += shift();
+		now->tv_sec += shiftAtReading();
 	return result;
 }
 

@@ -4,9 +4,10 @@
 //   kafkactl BROKERS create TOPIC [NAME=VALUE…]   as region_init does; with settings: these, and one partition
 //   kafkactl BROKERS settings TOPIC    NAME=VALUE of each
 //   kafkactl BROKERS offsets TOPIC
-//   kafkactl BROKERS cat TOPIC         every record there is, one a line, with its offset
+//   kafkactl BROKERS cat TOPIC         every record there is by now, one a line, with its offset
 //   kafkactl BROKERS produce TOPIC     every line of the input becomes a record, whatever it says
 //   kafkactl BROKERS expire TOPIC OFFSET   takes away the records before it, as retention does
+//   kafkactl BROKERS delete TOPIC
 //
 // MRSYNC_KAFKA_OPTIONS: as mrsync.kafka_options
 #include "kafka/admin.h"
@@ -38,19 +39,22 @@ int cat(const std::string &brokers, const std::string &topic)
 	config.options = options();
 	config.clientId = "kafkactl";
 	config.topic = topic;
+	const int64_t end = topicOffsets({brokers, options()}, topic, kTimeoutMs).high; // of one that is being written to, the end is never seen
 	Consumer consumer(config, kFromBeginning, -1);
+	int64_t next = 0;
 	for (;;)
 	{
 		auto polled = consumer.poll(1000, kTimeoutMs,
-									[](Record &&record)
+									[&](Record &&record)
 									{
+										next = record.offset + 1;
 										printf("%lld\t", static_cast<long long>(record.offset));
 										fwrite(record.payload.data(), 1, record.payload.size(), stdout);
 										putchar('\n');
 									});
 		if (polled.fatal || (polled.records == 0 && !polled.atEnd))
 			throw Error(polled.fatal.value_or(polled.lastError.value_or("no answer in time")));
-		if (polled.atEnd)
+		if (polled.atEnd || next >= end)
 			return 0;
 	}
 }
@@ -117,6 +121,25 @@ int expire(const std::string &brokers, const std::string &topic, int64_t before)
 	printf("%lld\n", static_cast<long long>(done->elems[0].offset));
 	return 0;
 }
+
+int remove(const std::string &brokers, const std::string &topic)
+{
+	auto client = clientNew(RD_KAFKA_PRODUCER, confNew(brokers, options(), "kafkactl", 0));
+	auto *wanted = rd_kafka_DeleteTopic_new(topic.c_str());
+	QueuePtr answers(rd_kafka_queue_new(client.get()));
+	rd_kafka_DeleteTopics(client.get(), &wanted, 1, nullptr, answers.get());
+	EventPtr answer(rd_kafka_queue_poll(answers.get(), kTimeoutMs));
+	rd_kafka_DeleteTopic_destroy(wanted);
+	if (!answer)
+		throw Error("no answer in time");
+	if (rd_kafka_event_error(answer.get()))
+		throw Error(rd_kafka_event_error_string(answer.get()));
+	size_t count = 0;
+	auto *results = rd_kafka_DeleteTopics_result_topics(rd_kafka_event_DeleteTopics_result(answer.get()), &count);
+	if (rd_kafka_topic_result_error(results[0]))
+		throw Error(rd_kafka_topic_result_error_string(results[0]));
+	return 0;
+}
 } // namespace
 
 int main(int argc, char **argv)
@@ -155,12 +178,14 @@ int main(int argc, char **argv)
 			return produce(brokers, what);
 		if (verb == "expire" && argc > 4)
 			return expire(brokers, what, std::atoll(argv[4]));
+		if (verb == "delete" && !what.empty())
+			return remove(brokers, what);
 	}
 	catch (const std::exception &e)
 	{
 		fprintf(stderr, "kafkactl: %s\n", e.what());
 		return 1;
 	}
-	fprintf(stderr, "usage: %s BROKERS ping [TIMEOUT-MS] | create TOPIC [NAME=VALUE…] | settings TOPIC | offsets TOPIC | cat TOPIC | produce TOPIC | expire TOPIC OFFSET\n", argv[0]);
+	fprintf(stderr, "usage: %s BROKERS ping [TIMEOUT-MS] | create TOPIC [NAME=VALUE…] | settings TOPIC | offsets TOPIC | cat TOPIC | produce TOPIC | expire TOPIC OFFSET | delete TOPIC\n", argv[0]);
 	return 2;
 }

@@ -306,6 +306,64 @@ TEST(Kafka, HalfAValueIsDropped)
 	EXPECT_EQ("after", take(inTheMiddle, 1).at(0).payload);
 }
 
+// The writer before died in the middle of a large value; the rest of it, and what it had written behind it, lands among
+// the chunks of its successor's. Both values arrive, and nobody who goes on at a nextOffset misses one.
+TEST(Kafka, ValuesOfTwoWritersMixed)
+{
+	Broker broker;
+	auto value = largeValue(3 * kChunkBytes);
+	auto other = largeValue(4 * kChunkBytes - 7);
+	// The queues hold two chunks: what does not fit is sent by the next call.
+	Producer dead(producing(broker.address(), 2 * kChunkBytes), -1);
+	Producer next(producing(broker.address(), 2 * kChunkBytes), -1);
+	Producer third(producing(broker.address()), -1);
+	auto part = [](Producer &producer, const std::string &payload, size_t &offset)
+	{
+		bool whole = producer.tryProduce(0, payload, offset);
+		EXPECT_TRUE(producer.flush(10000));
+		return whole;
+	};
+	size_t sentByDead = 0, sentByNext = 0;
+	ASSERT_TRUE(produce(third, 0, "before"));
+	ASSERT_TRUE(third.flush(10000));
+	ASSERT_FALSE(part(dead, value, sentByDead));
+	ASSERT_FALSE(part(next, other, sentByNext));
+	ASSERT_TRUE(produce(third, 0, "amid"));
+	ASSERT_TRUE(third.flush(10000));
+	ASSERT_TRUE(part(dead, value, sentByDead));
+	ASSERT_TRUE(produce(dead, 0, "late"));
+	ASSERT_TRUE(dead.flush(10000));
+	ASSERT_TRUE(part(next, other, sentByNext));
+	ASSERT_TRUE(produce(next, 0, "after"));
+	ASSERT_TRUE(next.flush(10000));
+
+	Consumer consumer(consuming(broker.address()), kFromBeginning, -1);
+	auto records = take(consumer, 6);
+	ASSERT_EQ(6u, records.size());
+	EXPECT_EQ("before", records[0].payload);
+	EXPECT_EQ("amid", records[1].payload);
+	EXPECT_TRUE(value == records[2].payload);
+	EXPECT_EQ("late", records[3].payload);
+	EXPECT_TRUE(other == records[4].payload);
+	EXPECT_EQ("after", records[5].payload);
+	EXPECT_EQ(1, records[2].offset);
+	EXPECT_EQ(1, records[0].nextOffset);
+	EXPECT_EQ(1, records[1].nextOffset); // both values had begun
+	EXPECT_EQ(records[4].offset, records[2].nextOffset);
+	EXPECT_EQ(records[4].offset, records[3].nextOffset);
+	EXPECT_EQ(records[5].offset, records[4].nextOffset);
+	for (size_t i = 0; i + 1 < records.size(); ++i)
+	{
+		Consumer again(consuming(broker.address()), records[i].nextOffset, -1);
+		std::set<std::string> seen;
+		while (seen.count("after") == 0 && !HasFailure())
+			for (auto &record : take(again, 1))
+				seen.insert(record.payload);
+		for (size_t missing = i + 1; missing < records.size(); ++missing)
+			EXPECT_EQ(1u, seen.count(records[missing].payload)) << i << " " << missing;
+	}
+}
+
 TEST(Kafka, FullQueueThenProgress)
 {
 	Broker broker;

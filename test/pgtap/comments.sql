@@ -18,6 +18,6 @@ SELECT is_empty($$SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'mr
 	AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype) AND proname !~ '^hlc_' AND proname NOT IN ('setting_entries', 'setting_change', 'setting_place', 'setting_advice', 'settings_advice')
 	AND obj_description(oid, 'pg_proc') !~ 'Example: SELECT .*;$'$$, 'functions that people call have an example');
 SELECT is_empty($$SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'mrsync'::regnamespace
-	AND proname ~ '^(region|link|table|wait|apply_error)_' AND obj_description(oid, 'pg_proc') !~ 'Errors?: [0-9A-Z]{5} '$$, 'and tell their errors, by SQLSTATE');
+	AND proname ~ '^(region|link|table|wait|apply_error|conflict|merge_function|merge_strategy)_' AND obj_description(oid, 'pg_proc') !~ 'Errors?: [0-9A-Z]{5} '$$, 'and tell their errors, by SQLSTATE');
 SELECT * FROM finish();
 ROLLBACK;

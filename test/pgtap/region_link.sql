@@ -1,9 +1,10 @@
 -- link_create, link_pause, link_resume, link_remove, wait_for_peers, apply_error_*. Needs a broker: -v brokers=host:port
 SET client_min_messages = warning;
 CREATE EXTENSION mrsync;
-SELECT plan(46);
+SELECT plan(53);
 SELECT mrsync.region_init('tap-link', :'brokers', 'tap') \g /dev/null
 SELECT lives_ok('SELECT mrsync.wait_for_peers()', 'no links: nothing to wait for');
+SELECT lives_ok('SELECT mrsync.wait_for(mrsync.current_hlc())', 'wait_for: the same');
 SELECT mrsync.region_connect('tap-a'), mrsync.region_connect('tap-b') \g /dev/null
 
 SELECT throws_ok($$SELECT mrsync.link_create(NULL, 'tap-link')$$, '22004', 'argument source_region must not be NULL', 'link_create: NULL source');
@@ -63,6 +64,10 @@ RESET ROLE;
 -- a peer that never answers
 SELECT throws_ok('SELECT mrsync.wait_for_peers(NULL)', '22004', 'argument timeout must not be NULL', 'wait_for_peers: NULL');
 SELECT throws_ok('SELECT mrsync.wait_for_peers(''-1 s'')', '22023', 'timeout must not be negative', 'wait_for_peers: negative');
+SELECT throws_ok('SELECT mrsync.wait_for(NULL)', '22004', 'argument hlc must not be NULL', 'wait_for: no stamp');
+SELECT throws_ok('SELECT mrsync.wait_for(mrsync.current_hlc(), NULL)', '22004', 'argument timeout must not be NULL', 'wait_for: no timeout');
+SELECT throws_ok('SELECT mrsync.wait_for(mrsync.current_hlc(), ''-1 s'')', '22023', 'timeout must not be negative', 'wait_for: negative');
+SELECT throws_ok('SELECT mrsync.wait_for((clock_timestamp() + interval ''1 day'')::mrsync.hlc)', '22023', 'the stamp is too far in the future', 'wait_for: the far future');
 ROLLBACK;
 CREATE TABLE t (id int PRIMARY KEY);
 SELECT mrsync.table_add('t'), mrsync.link_create('tap-link', 'tap-b') \g /dev/null
@@ -74,6 +79,9 @@ SELECT mrsync.wait_for_peers('20 s');
 RESET statement_timeout;
 SELECT is(:'LAST_ERROR_SQLSTATE'::text, '57014', 'wait_for_peers can be cancelled');
 \set ON_ERROR_STOP on
+SELECT mrsync.link_create('tap-b', 'tap-link') \g /dev/null
+SELECT throws_like('SELECT mrsync.wait_for(mrsync.current_hlc(), ''300 ms'')', 'what is stamped up to % has not all been applied here within the timeout', 'wait_for: timeout');
+SELECT ok(mrsync.stable_point() IS NULL, 'no stable point with regions that are not heard of');
 
 SELECT throws_ok('SELECT mrsync.apply_error_retry(1)', '42704', 'apply error 1 does not exist', 'apply_error_retry: unknown');
 SELECT throws_ok('SELECT mrsync.apply_error_discard(1)', '42704', 'apply error 1 does not exist', 'apply_error_discard: unknown');

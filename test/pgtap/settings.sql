@@ -2,7 +2,7 @@
 SET client_min_messages = warning;
 CREATE EXTENSION mrsync;
 BEGIN;
-SELECT plan(21);
+SELECT plan(24);
 
 SELECT results_eq('SELECT setting FROM mrsync.settings_check() WHERE setting <> ''output_plugin_libraries''',
 	$$VALUES ('shared_preload_libraries'), ('wal_level'), ('track_commit_timestamp'), ('max_replication_slots'), ('max_worker_processes')$$,
@@ -33,8 +33,14 @@ FROM mrsync.settings_check() WHERE setting = 'output_plugin_libraries';
 SET output_plugin_libraries = pgoutput, mrsync;
 SELECT is(ok, true, 'an unquoted list does') FROM mrsync.settings_check() WHERE setting = 'output_plugin_libraries';
 
+-- mrsync's own: the one by which something is deleted
+SELECT results_eq($$SELECT boot_val, unit, min_val, context FROM pg_settings WHERE name = 'mrsync.conflict_log_retention'$$,
+	$$VALUES ('2592000', 's', '-1', 'sighup')$$, 'conflicts are kept for 30 days');
+
 -- without a region
 SELECT throws_ok('SELECT mrsync.wait_for_peers()', '55000', 'this database is not an mrsync region', 'wait_for_peers needs a region');
+SELECT throws_ok('SELECT mrsync.wait_for(''2026-01-01 00:00:00Z'')', '55000', 'this database is not an mrsync region', 'wait_for needs a region');
+SELECT throws_ok('SELECT mrsync.stable_point()', '55000', 'this database is not an mrsync region', 'stable_point needs a region');
 SELECT throws_ok('SELECT mrsync.link_create(''a'', ''b'')', '55000', 'this database is not an mrsync region', 'link_create needs a region');
 SELECT throws_ok('SELECT mrsync.region_connect(''b'')', '55000', 'this database is not an mrsync region', 'region_connect needs a region');
 CREATE TABLE t (id int PRIMARY KEY);

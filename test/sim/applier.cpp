@@ -11,14 +11,31 @@
 namespace mrsync::sim
 {
 
+Applier::Applier(Context &context, Region &region, int source)
+    : context_(context), region_(region), source_(source), isOwn_(source == region.index()), apply_(context, region)
+{
+}
+
 void Applier::start()
 {
 	const LinkPosition &position = region_.database().links[static_cast<size_t>(source_)];
 	offset_ = position.offset;
+	made_ = position.made;
 	chain_ = SequenceChain(position.incarnation, position.sequence);
 	gate_ = TransactionGate();
+	gap_.reset();
+	if (isOwn_)
+	{
+		Envelope beginning;
+		beginning.incarnation = position.incarnation;
+		beginning.previous = position.sequence;
+		gap_.emplace(Gap{offset_, position.incarnation, GapWatch(beginning, position.sequence)});
+	}
+	caughtUp_ = false;
 	gathered_.clear();
 	complete_ = false;
+	promises_ = Promises();
+	offered_ = Hlc{};
 	++life_;
 	schedule(context_.upTo(context_.plan.pollInterval));
 }
@@ -43,7 +60,6 @@ void Applier::poll(uint64_t life)
 		schedule(wait);
 		return;
 	}
-	const std::vector<Record> &topic = context_.kafka.topic(source_);
 	for (uint64_t budget = 1 + context_.random.below(20); budget > 0; --budget)
 	{
 		if (complete_ && tryApply() == Step::Waits)
@@ -52,30 +68,62 @@ void Applier::poll(uint64_t life)
 			schedule(skewed ? kSecond : 1 + context_.upTo(10 * kMillisecond));
 			return;
 		}
-		if (offset_ == topic.size())
+		if (isOwn_ && !region_.database().setBack.takesBack)
+			return;
+		requireTopic();
+		const Topic &topic = context_.kafka.topic(source_);
+		if (offset_ == topic.records.size())
+		{
+			caughtUp_ = true;
 			break;
-		read(topic[offset_++]);
+		}
+		read(topic.records[offset_++]);
 	}
+	retryParked();
+	advanceWatermark();
 	schedule(1 + context_.upTo(context_.plan.pollInterval));
 }
 
-void Applier::read(const Record &record)
+// Another topic of this name, or one that begins later than we are: it is read from its beginning, and the chain will tell.
+void Applier::requireTopic()
 {
-	if (record.fence != 0)
-	{
-		Envelope fence;
-		fence.incarnation = record.fence;
-		if (!context_.breaks(Break::NoIncarnation))
-			chain_.judge(fence);
+	const Topic &topic = context_.kafka.topic(source_);
+	if (made_ == topic.made && offset_ >= topic.begin)
 		return;
-	}
-	auto decoded = decode(record.event);
+	made_ = topic.made;
+	offset_ = topic.begin;
+	if (gap_) // what stands behind it may be anywhere now
+		gap_->offset = offset_;
+	gate_ = TransactionGate();
+	gathered_.clear();
+	complete_ = false;
+}
+
+void Applier::read(const std::string &record)
+{
+	auto decoded = decode(record);
 	if (const auto *error = std::get_if<DecodeError>(&decoded))
-		throw CheckFailed("codec", error->message + ": " + record.event);
+		throw CheckFailed("codec", error->message + ": " + record);
 	auto &event = std::get<ChangeEvent>(decoded);
 	if (context_.breaks(Break::NoIncarnation))
 		event.tx.incarnation = 1;
+	if (isOwn_ && event.tx.incarnation >= region_.database().setBack.incarnation)
+	{
+		takenBack();
+		return;
+	}
+	if (!gap_ && !isNext(event) && !gap_)
+		return;
+	if (gap_ && !isBehindGap(event))
+		return;
+	complete_ = event.tx.last;
+	adopted_ = false;
+	gathered_.push_back(std::move(event));
+}
 
+// Is the record to be gathered? Opens the gap where something is missing before it.
+bool Applier::isNext(const ChangeEvent &event)
+{
 	switch (chain_.judge(event.tx))
 	{
 	case SequenceChain::Verdict::Next:
@@ -83,181 +131,267 @@ void Applier::read(const Record &record)
 	case SequenceChain::Verdict::Duplicate:
 		if (context_.breaks(Break::NoDedup))
 			break;
-		return;
+		return false;
 	case SequenceChain::Verdict::Stale:
-		return;
+		return false;
 	case SequenceChain::Verdict::Gap:
-		throw CheckFailed("I2", state() + ": a gap before " + record.event);
+		gap_.emplace(Gap{offset_ - 1, event.tx.incarnation, GapWatch(event.tx, chain_.sequence())});
+		return false;
 	}
 	switch (gate_.judge(event.tx))
 	{
 	case TransactionGate::Verdict::Begin:
 		gathered_.clear();
-		break;
+		return true;
 	case TransactionGate::Verdict::Continue:
-		break;
+		return true;
 	case TransactionGate::Verdict::Ignore:
-		return;
+		return false;
 	case TransactionGate::Verdict::Broken:
-		throw CheckFailed("I2", state() + ": a record is missing before " + record.event);
+		break;
 	}
-	complete_ = event.tx.last;
-	adopted_ = false;
-	gathered_.push_back(std::move(event));
+	gap_.emplace(Gap{offset_ - 1, event.tx.incarnation, GapWatch(event.tx, chain_.sequence())});
+	return false;
+}
+
+bool Applier::isBehindGap(const ChangeEvent &event)
+{
+	caughtUp_ = caughtUp_ || !isOwn_;
+	switch (gap_->watch.judge(event.tx))
+	{
+	case TransactionGate::Verdict::Begin:
+		gathered_.clear();
+		return true;
+	case TransactionGate::Verdict::Continue:
+		return true;
+	default:
+		return false;
+	}
+}
+
+// A stamp that is too far ahead is neither adopted nor applied; then the clock is raised to it, and writers are waited for.
+bool Applier::mayNotApply(Hlc newest)
+{
+	if (region_.isBeyondSkew(newest))
+		return true;
+	if (!adopted_)
+	{
+		adopted_ = true;
+		if (!context_.breaks(Break::NoAdopt))
+			region_.adopt(newest);
+		writers_ = region_.openTransactions();
+	}
+	return !context_.breaks(Break::NoLock) && apply_.mustWait(gathered_, writers_);
 }
 
 Applier::Step Applier::tryApply()
 {
 	const ChangeEvent &first = gathered_.front();
-	if (region_.isBeyondSkew(first.hlc))
-		return Step::Waits;
-	if (!adopted_)
+	if (first.tx.resent)
+		return tryResent();
+	bool isMark = first.table == kResendTable;
+	if (gap_ && isMark && mends(first))
 	{
-		adopted_ = true;
-		if (!context_.breaks(Break::NoAdopt))
-			region_.adopt(first.hlc);
-		writers_ = region_.openTransactions();
+		goOnBehindGap();
+		return Step::Applied;
 	}
-	if (!context_.breaks(Break::NoLock) && mustWait())
+	bool counts = !gap_ || (isOwn_ && !isMark);
+	if (counts && mayNotApply(first.hlc))
 		return Step::Waits;
-
-	auto writer = std::make_shared<const Writer>(Writer{{first.hlc, first.region}, first.tx.sequence, *first.tx.seen});
-	for (const ChangeEvent &event : gathered_)
-	{
-		if (event.operation == Operation::Ddl)
-			continue; // has no effect on rows
-		if (region_.wasApplied(event.id) && !context_.breaks(Break::NoDedup))
-			continue;
-		if (event.operation == Operation::Truncate)
-			applyTruncation(writer);
-		else
-			applyRow(event, writer);
-		region_.recordApplied(event.id);
-	}
-	chain_.applied(first.tx.sequence);
+	if (counts)
+		apply();
+	if (gap_)
+		gap_->watch.complete(first.tx);
 	complete_ = false;
-
-	Database &database = region_.database();
-	database.links[static_cast<size_t>(source_)] = {offset_, chain_.incarnation(), chain_.sequence()};
-	SeenEntry &seen = database.seen[first.region];
-	seen.sequence = std::max(seen.sequence, first.tx.sequence);
-	seen.hlc = std::max(seen.hlc, first.hlc);
-	const Transaction &real = context_.history.find(source_, first.tx.sequence);
-	for (size_t i = 0; i < database.past.size(); ++i)
-		database.past[i] = std::max(database.past[i], real.past[i]);
-	size_t ordinal = static_cast<size_t>(&real - context_.history.of(source_).data()) + 1;
-	database.past[static_cast<size_t>(source_)] = std::max(database.past[static_cast<size_t>(source_)], ordinal);
-	region_.commitApplied();
 	return Step::Applied;
 }
 
-// For those who write the transaction's rows; for a truncation, besides, for everybody who wrote before its stamp was
-// in the clock.
-bool Applier::mustWait()
+void Applier::apply()
 {
+	const ChangeEvent &first = gathered_.front();
+	const Transaction *real = context_.history.find(first.id);
+	if (!real && first.table != kResendTable)
+		throw CheckFailed("I2", state() + ": a transaction arrived that was never committed: " + toText(first.id));
+	auto writer = std::make_shared<const Writer>(Writer{{first.hlc, first.region}, first.tx.sequence, *first.tx.seen});
+	Database &database = region_.database();
+	bool isNew = real && std::none_of(gathered_.begin(), gathered_.end(),
+	                                  [this](const ChangeEvent &event) { return region_.wasApplied(event.id); });
+	if (isOwn_)
+	{
+		if (isNew && !region_.wrote(*real))
+			apply_.transaction(source_, gathered_, writer);
+	}
+	else if (Hlc watermark = database.applied[static_cast<size_t>(source_)]; isNew && first.hlc <= watermark)
+		throw CheckFailed("W", state() + ": a transaction stamped " + toText(first.hlc) + " comes, though it was past " + toText(watermark));
+	else if (isNew && mayPark() && context_.aside.oneIn(15))
+		database.parked.push_back({source_, gathered_, writer, context_.scheduler.now() + context_.aside.between(0, 10 * kSecond)});
+	else if (real)
+		apply_.transaction(source_, gathered_, writer);
+	progressed(real);
+}
+
+Applier::Step Applier::tryResent()
+{
+	Hlc newest, newestOfSource;
 	for (const ChangeEvent &event : gathered_)
 	{
-		if (event.operation == Operation::Ddl)
-			continue;
-		if (event.operation != Operation::Truncate)
+		newest = std::max(newest, event.hlc);
+		if (event.region == context_.nameOf(source_))
+			newestOfSource = std::max(newestOfSource, event.hlc);
+	}
+	if (mayNotApply(newest))
+		return Step::Waits;
+	apply_.resent(gathered_);
+	if (isOwn_)
+		for (const ChangeEvent &event : gathered_)
+			context_.history.revive({event.hlc, event.region}, event.pk ? keyOf(*event.pk) : -1);
+	const Envelope &tx = gathered_.front().tx;
+	if (gap_)
+	{
+		gap_->watch.applied(*tx.resent);
+		gap_->watch.complete(tx);
+		region_.commitApplied();
+	}
+	else
+		progressed(nullptr);
+	complete_ = false;
+	return Step::Applied;
+}
+
+// What was gathered is applied: the position, and what has been seen by now.
+void Applier::progressed(const Transaction *real)
+{
+	Database &database = region_.database();
+	CausalPast &past = database.past;
+	if (real)
+	{
+		for (size_t i = 0; i < past.size(); ++i)
+			past[i] = std::max(past[i], real->past[i]);
+		Hlc &own = past[static_cast<size_t>(source_)];
+		own = std::max(own, real->version.hlc);
+	}
+	if (!isOwn_)
+	{
+		const ChangeEvent &first = gathered_.front();
+		chain_.applied(first.tx.sequence);
+		database.links[static_cast<size_t>(source_)] = {offset_, made_, chain_.incarnation(), chain_.sequence()};
+		SeenEntry &seen = database.seen[context_.nameOf(source_)];
+		seen.sequence = std::max(seen.sequence, first.tx.sequence);
+		for (const ChangeEvent &event : gathered_)
+			if (event.region == context_.nameOf(source_))
+				seen.hlc = std::max(seen.hlc, event.hlc);
+	}
+	region_.commitApplied();
+}
+
+bool Applier::mends(const ChangeEvent &event) const
+{
+	auto read = resendMark(event);
+	if (const auto *problem = std::get_if<std::string>(&read))
+		throw CheckFailed("codec", *problem);
+	ResendMark mark = std::get<ResendMark>(read);
+	if (context_.breaks(Break::MendsBefore))
+		mark.covers = UINT64_MAX;
+	if (context_.breaks(Break::MendsBySome))
+		mark.from = Hlc{};
+	return !isOwn_ && gap_->watch.mends(mark);
+}
+
+// As if what is missing had been applied.
+void Applier::goOnBehindGap()
+{
+	region_.database().mended[static_cast<size_t>(source_)].emplace_back(chain_.sequence(), gap_->watch.sequence());
+	chain_ = SequenceChain(gap_->incarnation, gap_->watch.sequence());
+	offset_ = gap_->offset;
+	gap_.reset();
+	gate_ = TransactionGate();
+	gathered_.clear();
+	complete_ = false;
+}
+
+// Everything that counts here has been read.
+void Applier::takenBack()
+{
+	Database &database = region_.database();
+	database.setBack.takesBack = false;
+	database.links[static_cast<size_t>(source_)] = {offset_ - 1, made_, database.setBack.incarnation, 0};
+	region_.flush();
+	++life_;
+}
+
+// A truncation waits for writers of the time when its stamp was adopted; later, they are not known any more.
+bool Applier::mayPark() const
+{
+	return !context_.breaks(Break::NoDedup) && std::none_of(gathered_.begin(), gathered_.end(), [](const ChangeEvent &event)
+	                                                        { return event.operation == Operation::Truncate; });
+}
+
+void Applier::retryParked()
+{
+	std::vector<Parked> &parked = region_.database().parked;
+	for (size_t i = 0; i < parked.size();)
+	{
+		bool isDue = parked[i].source == source_ && parked[i].retryAt <= context_.scheduler.now();
+		if (!isDue || (!context_.breaks(Break::NoLock) && apply_.mustWait(parked[i].events, {})))
 		{
-			if (region_.isLocked(keyOf(*event.pk)))
-				return true;
+			++i;
 			continue;
 		}
-		for (uint64_t writer : writers_)
-			if (region_.isOpen(writer))
-				return true;
-		for (const auto &[key, value] : region_.database().store.liveRows())
-			if (region_.isLocked(key))
-				return true;
-	}
-	return false;
-}
-
-Decision Applier::decide(int key, const std::optional<Row> &row, Operation op, const Writer &incoming) const
-{
-	LocalState local;
-	if (row)
-	{
-		const Writer &writer = *row->writer;
-		// Has the one seen what the other wrote?
-		auto saw = [&](const Writer &later, const Writer &earlier)
+		Hlc stamp = parked[i].writer->version.hlc;
+		if (Hlc watermark = region_.database().applied[static_cast<size_t>(source_)]; stamp <= watermark)
+			throw CheckFailed("W", state() + ": a parked transaction stamped " + toText(stamp) + " is applied, though it was past " + toText(watermark));
+		const Parked one = parked[i];
+		if (one.isRest && !apply_.again(one.events.front(), one.writer))
 		{
-			auto entry = later.seen.find(earlier.version.region);
-			if (entry == later.seen.end())
-				return false;
-			if (context_.breaks(Break::SeenByHlc))
-				return entry->second.hlc >= earlier.version.hlc;
-			return entry->second.sequence >= earlier.sequence;
-		};
-		local.kind = row->live ? LocalKind::Live : LocalKind::Tombstone;
-		local.version = writer.version;
-		local.sameTransaction = writer.version == incoming.version;
-		local.seenByIncoming = saw(incoming, writer);
-		local.sawIncoming = !context_.breaks(Break::OneSidedSeen) && saw(writer, incoming);
+			parked[i++].retryAt += kSecond;
+			continue;
+		}
+		parked.erase(parked.begin() + static_cast<std::ptrdiff_t>(i));
+		if (!one.isRest)
+			apply_.transaction(source_, one.events, one.writer);
+		region_.commitApplied();
 	}
-	Decision decision = resolve(local, op, incoming.version);
-	bool tie = row && local.version.hlc == incoming.version.hlc;
-	if (context_.breaks(Break::ArrivalWins) || (context_.breaks(Break::NoTiebreak) && tie))
+}
+
+void Applier::advanceWatermark()
+{
+	if (isOwn_)
+		return;
+	Database &database = region_.database();
+	auto promised = database.statements.find({source_, source_});
+	if (promised != database.statements.end() && promised->second.watermark > offered_)
 	{
-		LocalState older = local;
-		older.version = {};
-		decision = resolve(older, op, incoming.version);
+		offered_ = promised->second.watermark;
+		promises_.add(promised->second.sequence, offered_);
 	}
-	if (row && !local.sameTransaction)
-		context_.history.verdict(key, local.version, incoming.version, decision);
-	return decision;
+	std::optional<Hlc> oldest;
+	for (const Parked &parked : database.parked)
+		if (parked.source == source_ && !context_.breaks(Break::NotHeld))
+			oldest = std::min(parked.writer->version.hlc, oldest.value_or(parked.writer->version.hlc));
+	Hlc &applied = database.applied[static_cast<size_t>(source_)];
+	applied = std::max(applied, belowParked(promises_.reached(chain_.sequence()), oldest));
 }
 
-void Applier::applyRow(const ChangeEvent &event, const WriterPtr &writer)
+bool Applier::isDegraded() const
 {
-	Store &store = region_.database().store;
-	int key = keyOf(*event.pk);
-	switch (decide(key, store.find(key), event.operation, *writer).action)
-	{
-	case Action::Insert:
-	case Action::Overwrite:
-		store.put(key, valueOf(*event.after), writer);
-		break;
-	case Action::Delete:
-	case Action::RememberDelete:
-		remove(key, writer);
-		break;
-	case Action::Keep:
-		break;
-	}
-}
-
-void Applier::applyTruncation(const WriterPtr &writer)
-{
-	Store &store = region_.database().store;
-	for (const auto &[key, value] : store.liveRows())
-		if (decide(key, store.find(key), Operation::Truncate, *writer).action == Action::Delete)
-			remove(key, writer);
-	if (!context_.breaks(Break::NoTombstone))
-		store.rememberTruncation(writer);
-}
-
-void Applier::remove(int key, const WriterPtr &writer)
-{
-	if (context_.breaks(Break::NoTombstone))
-		region_.database().store.forget(key);
-	else
-		region_.database().store.remove(key, writer);
+	const Topic &topic = context_.kafka.topic(source_);
+	return gap_ || (!complete_ && made_ == topic.made && offset_ == topic.records.size() && !isDrained());
 }
 
 bool Applier::isDrained() const
 {
-	const std::vector<Transaction> &committed = context_.history.of(source_);
-	return committed.empty() || chain_.sequence() == committed.back().sequence;
+	const std::vector<Parked> &parked = region_.database().parked;
+	if (std::any_of(parked.begin(), parked.end(), [this](const Parked &one) { return one.source == source_; }))
+		return false;
+	return !gap_ && chain_.sequence() == context_.newest[static_cast<size_t>(source_)];
 }
 
 std::string Applier::state() const
 {
 	return region_.name() + ": the link from " + std::to_string(source_) + " at record " + std::to_string(offset_) +
-	       " of " + std::to_string(context_.kafka.topic(source_).size()) + ", applied up to " +
-	       std::to_string(chain_.sequence()) + (complete_ ? ", waiting to apply" : "");
+	       " of " + std::to_string(context_.kafka.topic(source_).records.size()) + ", applied up to " +
+	       std::to_string(chain_.sequence()) + (gap_ ? ", at a gap up to " + std::to_string(gap_->watch.sequence()) : "") +
+	       (complete_ ? ", waiting to apply" : "");
 }
 
 } // namespace mrsync::sim

@@ -4,7 +4,6 @@
 #include "core/codec.h"
 
 #include <algorithm>
-#include <set>
 
 namespace mrsync::sim
 {
@@ -22,26 +21,37 @@ void History::commit(Transaction transaction)
 {
 	std::vector<Transaction> &own = committed_[static_cast<size_t>(transaction.region)];
 	byVersion_[transaction.version] = {transaction.region, own.size()};
+	if (!byFirst_.emplace(transaction.events.front().id, std::pair(transaction.region, own.size())).second)
+		throw CheckFailed("I2", "two events share the id " + toText(transaction.events.front().id));
 	own.push_back(std::move(transaction));
 }
 
-const Transaction &History::find(int region, uint64_t sequence) const
+const Transaction *History::find(const Uuid &first) const
 {
-	const std::vector<Transaction> &own = of(region);
-	auto found = std::lower_bound(own.begin(), own.end(), sequence,
-	                              [](const Transaction &tx, uint64_t wanted) { return tx.sequence < wanted; });
-	if (found == own.end() || found->sequence != sequence)
-		throw CheckFailed("I2", "a transaction arrived that was never committed: " + std::to_string(sequence));
-	return *found;
+	auto found = byFirst_.find(first);
+	return found == byFirst_.end() ? nullptr : &of(found->second.first)[found->second.second];
+}
+
+const Transaction &History::find(const Version &version) const
+{
+	auto [region, index] = byVersion_.at(version);
+	return of(region)[index];
+}
+
+void History::settle(int region, const std::function<bool(const Transaction &)> &has)
+{
+	for (Transaction &tx : committed_[static_cast<size_t>(region)])
+		tx.lost = !has(tx);
+}
+
+void History::hole(const Uuid &first)
+{
+	if (auto found = byFirst_.find(first); found != byFirst_.end())
+		committed_[static_cast<size_t>(found->second.first)][found->second.second].isHole = true;
 }
 
 bool History::areConcurrent(const Version &a, const Version &b) const
 {
-	auto find = [this](const Version &version) -> const Transaction &
-	{
-		auto [region, index] = byVersion_.at(version);
-		return of(region)[index];
-	};
 	auto saw = [](const Transaction &later, const Transaction &earlier)
 	{
 		auto entry = later.seen.find(earlier.version.region);
@@ -50,53 +60,50 @@ bool History::areConcurrent(const Version &a, const Version &b) const
 	return !saw(find(a), find(b)) && !saw(find(b), find(a));
 }
 
-void History::verdict(int key, const Version &local, const Version &incoming, const Decision &decision)
+void History::verdict(int key, const Version &local, const Version &incoming, const Decision &decision, bool isExact)
 {
 	// Two events of one region do not meet as rivals: their own order is the order of their sequences.
 	if (local.region == incoming.region)
 		return;
 	Uuid id = conflictId(kTable, encodeImage(pkOf(key)), local.hlc, local.region, incoming.hlc, incoming.region);
-	Verdict now{decision.incomingWins ? incoming : local, decision.conflict != ConflictType::None};
-	auto [known, isNew] = verdicts_.emplace(id, now);
-	if (isNew && now.conflict != areConcurrent(local, incoming))
-		throw CheckFailed("I3", "row " + std::to_string(key) + ": " + local.region + " " + toText(local.hlc) + " and " +
-		                            incoming.region + " " + toText(incoming.hlc) +
-		                            (now.conflict ? " are called a conflict, but one had seen the other"
-		                                          : " are called sequential, but neither had seen the other"));
-	if (isNew || known->second == now)
+	Verdict now{decision.incomingWins ? incoming : local, std::nullopt};
+	if (isExact)
+		now.conflict = decision.conflict != ConflictType::None;
+	Verdict &known = verdicts_.emplace(id, Verdict{now.winner, std::nullopt}).first->second;
+	std::string pair = "row " + std::to_string(key) + ": " + local.region + " " + toText(local.hlc) + " and " + incoming.region +
+	                   " " + toText(incoming.hlc);
+	if (isExact && !known.conflict && now.conflict != areConcurrent(local, incoming))
+		throw CheckFailed("I3", pair + (*now.conflict ? " are called a conflict, but one had seen the other"
+		                                              : " are called sequential, but neither had seen the other"));
+	if (!known.conflict)
+		known.conflict = now.conflict;
+	if (known.winner == now.winner && (!isExact || known.conflict == now.conflict))
 		return;
 	auto describe = [](const Verdict &verdict)
-	{ return verdict.winner.region + " wins, " + (verdict.conflict ? "a conflict" : "no conflict"); };
-	throw CheckFailed("I3", "row " + std::to_string(key) + ": " + local.region + " " + toText(local.hlc) + " and " +
-	                            incoming.region + " " + toText(incoming.hlc) + ": " + describe(known->second) +
-	                            " in one region; " + describe(now) + " in another");
+	{ return verdict.winner.region + " wins, " + (verdict.conflict.value_or(false) ? "a conflict" : "no conflict"); };
+	throw CheckFailed("I3", pair + ": " + describe(known) + " in one region; " + describe(now) + " in another");
 }
 
 void History::checkCausality() const
 {
-	// Of each region, the highest stamp of its first n commits, at n.
-	std::vector<std::vector<Hlc>> highest;
 	for (const std::vector<Transaction> &own : committed_)
 	{
-		highest.emplace_back(1);
 		std::set<Hlc> stamps;
 		for (const Transaction &tx : own)
 		{
-			highest.back().push_back(std::max(highest.back().back(), tx.version.hlc));
+			if (tx.lost)
+				continue;
 			if (!stamps.insert(tx.version.hlc).second)
 				throw CheckFailed("I5", nameOf(tx) + " has the stamp of another transaction of its region");
+			for (size_t region = 0; region < committed_.size(); ++region)
+				if (tx.past[region] >= tx.version.hlc)
+					throw CheckFailed("I5", nameOf(tx) + " had seen a commit of region " +
+					                            committed_[region].front().version.region + " stamped " + toText(tx.past[region]));
 		}
 	}
-	for (const std::vector<Transaction> &own : committed_)
-		for (const Transaction &tx : own)
-			for (size_t region = 0; region < highest.size(); ++region)
-				if (Hlc before = highest[region][tx.past[region]]; before >= tx.version.hlc)
-					throw CheckFailed("I5", nameOf(tx) + " had seen a commit of region " +
-					                            committed_[region].front().version.region + " stamped " +
-					                            toText(before));
 }
 
-std::map<int, std::string> History::fold(int rows) const
+std::map<int, Folded> History::fold(int rows) const
 {
 	std::vector<const ChangeEvent *> events;
 	std::set<Uuid> ids;
@@ -104,6 +111,8 @@ std::map<int, std::string> History::fold(int rows) const
 		for (const Transaction &tx : own)
 			for (const ChangeEvent &event : tx.events)
 			{
+				if (tx.lost && !revived_.contains({tx.version, event.operation == Operation::Truncate ? -1 : keyOf(*event.pk)}))
+					continue;
 				events.push_back(&event);
 				if (!ids.insert(event.id).second)
 					throw CheckFailed("I2", "two events share the id " + toText(event.id));
@@ -112,7 +121,7 @@ std::map<int, std::string> History::fold(int rows) const
 	          [](const ChangeEvent *a, const ChangeEvent *b)
 	          { return std::tie(a->hlc, a->region, a->id) < std::tie(b->hlc, b->region, b->id); });
 
-	std::map<int, std::string> state;
+	std::map<int, Folded> state;
 	for (const ChangeEvent *event : events)
 		for (int key = 0; key < rows; ++key)
 		{
@@ -122,7 +131,7 @@ std::map<int, std::string> History::fold(int rows) const
 			if (truncates || event->operation == Operation::Delete)
 				state.erase(key);
 			else
-				state[key] = valueOf(*event->after);
+				state[key] = {contentOf(*event->after), {event->hlc, event->region}};
 		}
 	return state;
 }
@@ -141,9 +150,12 @@ Image pkOf(int key)
 	return {{"id", std::to_string(key)}};
 }
 
-Image imageOf(int key, const std::string &value)
+Image imageOf(int key, const Content &content)
 {
-	return {{"id", std::to_string(key)}, {"v", value}};
+	std::optional<std::string> unique;
+	if (content.unique != 0)
+		unique = std::to_string(content.unique);
+	return {{"id", std::to_string(key)}, {"v", content.value}, {"u", unique}};
 }
 
 int keyOf(const Image &image)
@@ -151,9 +163,9 @@ int keyOf(const Image &image)
 	return std::stoi(*image.at(0).value);
 }
 
-const std::string &valueOf(const Image &image)
+Content contentOf(const Image &image)
 {
-	return *image.at(1).value;
+	return {*image.at(1).value, image.at(2).value ? std::stoi(*image.at(2).value) : 0};
 }
 
 } // namespace mrsync::sim

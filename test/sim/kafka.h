@@ -5,6 +5,8 @@
 
 #include "sim/scheduler.h"
 
+#include "core/hlc.h"
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -12,18 +14,36 @@
 namespace mrsync::sim
 {
 
-struct Record
+// What a region says of itself on its control topic.
+struct Statement
 {
-	int64_t fence = 0; // an incarnation begins; 0: an event
-	std::string event;
+	int origin;        // with whose events; its own: its promise
+	Hlc watermark;     // zero: none
+	uint64_t sequence; // that the promise speaks of
+	Hlc saidAt;
+	int64_t incarnation; // of the extractor that sent it: behind a newer one's it does not count
+};
+
+struct Topic
+{
+	std::vector<std::string> records; // an offset is an index
+	size_t begin = 0;                 // what stands before is past its retention
+	uint64_t made = 0;                // how often it was made anew, so that offsets began again
 };
 
 class Kafka
 {
 public:
-	Kafka(const Scheduler &scheduler, int regions) : scheduler_(scheduler), topics_(static_cast<size_t>(regions)) {}
+	Kafka(const Scheduler &scheduler, int regions)
+	    : scheduler_(scheduler), topics_(static_cast<size_t>(regions)), control_(static_cast<size_t>(regions))
+	{
+	}
 
-	std::vector<Record> &topic(int region) { return topics_[static_cast<size_t>(region)]; }
+	Topic &topic(int region) { return topics_[static_cast<size_t>(region)]; }
+	std::vector<Statement> &control(int region) { return control_[static_cast<size_t>(region)]; }
+
+	void expire(int region, size_t upTo) { topic(region).begin = std::max(topic(region).begin, upTo); }
+	void makeAnew(int region) { topic(region) = Topic{{}, 0, topic(region).made + 1}; }
 
 	void outage(int64_t duration) { downUntil_ = std::max(downUntil_, scheduler_.now() + duration); }
 
@@ -32,7 +52,8 @@ public:
 
 private:
 	const Scheduler &scheduler_;
-	std::vector<std::vector<Record>> topics_;
+	std::vector<Topic> topics_;
+	std::vector<std::vector<Statement>> control_;
 	int64_t downUntil_ = 0;
 };
 

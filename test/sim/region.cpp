@@ -2,6 +2,8 @@
 // each other by hlc; whatever it overwrites is checked against its stamp (I11).
 #include "sim/region.h"
 
+#include "sim/resend.h"
+
 #include "core/codec.h"
 
 #include <algorithm>
@@ -12,8 +14,7 @@ namespace mrsync::sim
 namespace
 {
 
-// Their order as bytes is not the order of their numbers.
-constexpr const char *kNames[] = {"eu", "us", "ap", "Af", "sa", "\xC3\xA9", "eu2", "EU"};
+constexpr uint64_t kRecordBytes = 64;
 constexpr int64_t kCeilingAhead = 5 * kSecond;
 constexpr int64_t kTrueTime = 848'736'660'000'000; // some day in 2026: what now() == 0 means on a wall clock
 
@@ -27,10 +28,16 @@ size_t Region::UuidHash::operator()(const Uuid &uuid) const
 }
 
 Region::Region(Context &context, int index)
-    : context_(context), index_(index), name_(kNames[index]), extractor_(context, index)
+    : context_(context), index_(index), name_(context.nameOf(index)), extractor_(context, index, wal_),
+      watermarks_(context, *this), recovery_(context, *this), own_(context, *this, index)
 {
+	database_.store = Store(context.plan.loser);
 	database_.links.resize(static_cast<size_t>(context.plan.regions));
+	database_.mended.resize(static_cast<size_t>(context.plan.regions));
 	database_.past.resize(static_cast<size_t>(context.plan.regions));
+	database_.applied.resize(static_cast<size_t>(context.plan.regions));
+	database_.controlIncarnation.resize(static_cast<size_t>(context.plan.regions));
+	database_.controlRead.resize(static_cast<size_t>(context.plan.regions));
 	flushed_ = database_;
 	for (int source = 0; source < context.plan.regions; ++source)
 		if (source != index)
@@ -44,15 +51,18 @@ void Region::start()
 	bool trustsPhysical = context_.breaks(Break::Ceiling);
 	word_ = trustsPhysical ? 0 : ceiling_.value;
 	renewCeiling();
-	extractor_.start();
+	lookAside();
+	recovery_.start();
 	for (auto &applier : appliers_)
 		applier->start();
+	watermarks_.start();
 }
 
 void Region::crash()
 {
 	up_ = false;
 	++life_;
+	said_ = std::max(said_, clock_.last());
 	extractor_.stop();
 	open_.clear();
 	database_ = flushed_;
@@ -61,6 +71,67 @@ void Region::crash()
 		appliedIds_.erase(applied_.back());
 		applied_.pop_back();
 	}
+}
+
+std::vector<Uuid> Region::flushedApplied() const
+{
+	return {applied_.begin(), applied_.begin() + static_cast<std::ptrdiff_t>(flushed_.appliedEvents)};
+}
+
+void Region::restore(const Disk &disk)
+{
+	database_ = flushed_ = disk.database;
+	wal_ = disk.wal;
+	written_.clear();
+	for (const auto &record : wal_)
+		written_.insert(record->events.front().id);
+	// Two lives do not write at the same place: within a millisecond, two events there would share their id.
+	lsn_ = disk.lsn / kRecordBytes * kRecordBytes + 8 * (++restored_ % (kRecordBytes / 8));
+	ceiling_ = disk.ceiling;
+	applied_ = disk.applied;
+	appliedIds_ = {applied_.begin(), applied_.end()};
+	Slot slot = disk.slot;
+	if (!context_.breaks(Break::OldIncarnation)) // the time is in its number
+		slot.incarnation = extractor_.slot().incarnation;
+	extractor_.restore(slot);
+	context_.newest[static_cast<size_t>(index_)] = extractor_.newest();
+	relapsed_ = true;
+}
+
+bool Region::hasCaughtUp() const
+{
+	return std::all_of(appliers_.begin(), appliers_.end(), [](const auto &applier) { return applier->hasCaughtUp(); });
+}
+
+bool Region::has(const Transaction &transaction) const
+{
+	return wrote(transaction) || wasApplied(transaction.events.front().id);
+}
+
+void Region::resend(Hlc from, std::function<void()> done)
+{
+	std::make_shared<Resend>(context_, *this, from)->run(std::move(done));
+}
+
+bool Region::loseTopic(const std::function<void()> &lose)
+{
+	if (!up_ || !recovery_.isDone())
+		return false;
+	lose();
+	++losses_;
+	// A topic does not lose the beginning of an incarnation while what came before it is still under way.
+	if (context_.plan.setBacks)
+		extractor_.forgetDead();
+	return true;
+}
+
+void Region::loseSlot()
+{
+	if (!up_ || !recovery_.hasLooked())
+		return;
+	extractor_.stop();
+	extractor_.makeSlotAnew(position());
+	extractor_.start();
 }
 
 // ---- the clock
@@ -99,12 +170,46 @@ void Region::adopt(Hlc hlc)
 	clock_.adopt(hlc);
 }
 
+Hlc Region::tick()
+{
+	Hlc hlc = clock_.stamp([this] { return physical(); }, false).hlc;
+	ensureCeiling(hlc);
+	return hlc;
+}
+
+std::optional<Hlc> Region::lowestBound() const
+{
+	std::optional<Hlc> lowest;
+	for (const OpenTransaction &tx : open_)
+		if (tx.bound)
+			lowest = std::min(*tx.bound, lowest.value_or(*tx.bound));
+	return lowest;
+}
+
 // ---- local writers
 
 bool Region::isLocked(int key) const
 {
 	return std::any_of(open_.begin(), open_.end(),
 	                   [key](const OpenTransaction &tx) { return tx.locksTable || tx.keys.contains(key); });
+}
+
+bool Region::isTaken(int unique) const
+{
+	return std::any_of(open_.begin(), open_.end(),
+	                   [unique](const OpenTransaction &tx) { return tx.locksTable || tx.uniques.contains(unique); });
+}
+
+// Does an open transaction hold what decides where the row belongs?
+bool Region::isInTheWay(int key, const Content &content) const
+{
+	auto holds = [&](int unique)
+	{
+		std::optional<int> rival = database_.store.rival(key, unique);
+		return (unique != 0 && isTaken(unique)) || (rival && isLocked(*rival));
+	};
+	std::optional<Content> made = makeFit(context_.plan.loser, content);
+	return holds(content.unique) || (made && holds(made->unique));
 }
 
 bool Region::isOpen(uint64_t transaction) const
@@ -127,7 +232,7 @@ void Region::write()
 	auto tx = std::prev(open_.end());
 	tx->id = ++opened_;
 	tx->past = database_.past;
-	Rows rows = database_.store.liveRows();
+	Rows rows = database_.store.table();
 	for (uint64_t count = 1 + context_.random.below(5); count > 0; --count)
 		runStatement(*tx, rows);
 	if (tx->statements.empty())
@@ -140,6 +245,7 @@ void Region::write()
 	                         {
 		                         if (life != life_)
 			                         return;
+		                         tx->bound = clock_.last();
 		                         tx->stamp = clock_.stamp([this] { return physical(); }, context_.plan.forceOverride);
 		                         ensureCeiling(tx->stamp.hlc);
 		                         context_.scheduler.after(context_.upTo(context_.plan.statementTime),
@@ -151,6 +257,36 @@ void Region::write()
 	                         });
 }
 
+void Region::writeAnew(int key)
+{
+	open_.emplace_back();
+	auto tx = std::prev(open_.end());
+	tx->id = ++opened_;
+	tx->past = database_.past;
+	if (!lock(*tx, key))
+	{
+		open_.erase(tx);
+		return;
+	}
+	Rows rows = database_.store.table();
+	auto old = rows.find(key);
+	Content value{name_ + std::to_string(++values_), 0};
+	if (old == rows.end())
+		tx->statements.push_back({Operation::Insert, key, std::nullopt, value});
+	else
+		tx->statements.push_back({Operation::Update, key, old->second, value});
+	tx->bound = clock_.last();
+	tx->stamp = clock_.stamp([this] { return physical(); }, context_.plan.forceOverride);
+	ensureCeiling(tx->stamp.hlc);
+	commit(tx);
+}
+
+void Region::forgetVersions()
+{
+	for (Database *database : {&database_, &flushed_})
+		database->store.forgetVersions(clock_.last());
+}
+
 // Takes the row's lock; false when another transaction holds it.
 bool Region::lock(OpenTransaction &tx, int key) const
 {
@@ -158,6 +294,22 @@ bool Region::lock(OpenTransaction &tx, int key) const
 		if (&other != &tx && (other.locksTable || other.keys.contains(key)))
 			return false;
 	tx.keys.insert(key);
+	return true;
+}
+
+// Takes hold of a value of the unique column, to give it to a row, or away from it; false when another row or another
+// transaction has it.
+bool Region::take(OpenTransaction &tx, const Rows &rows, int unique, int forKey) const
+{
+	if (unique == 0)
+		return true;
+	for (const auto &[key, content] : rows)
+		if (key != forKey && content.unique == unique)
+			return false;
+	for (const OpenTransaction &other : open_)
+		if (&other != &tx && other.uniques.contains(unique))
+			return false;
+	tx.uniques.insert(unique);
 	return true;
 }
 
@@ -177,15 +329,21 @@ void Region::runStatement(OpenTransaction &tx, Rows &rows)
 	int key = static_cast<int>(random.below(static_cast<uint64_t>(context_.plan.rows)));
 	if (!lock(tx, key))
 		return;
-	std::string value = name_ + std::to_string(++values_);
+	Content value{name_ + std::to_string(++values_), 0};
 	auto old = rows.find(key);
+	if (context_.plan.uniques > 0)
+	{
+		value.unique = random.oneIn(5) ? 0 : 1 + static_cast<int>(random.below(static_cast<uint64_t>(context_.plan.uniques)));
+		if ((old != rows.end() && !take(tx, rows, old->second.unique, key)) || !take(tx, rows, value.unique, key))
+			return;
+	}
 	if (old == rows.end())
 	{
 		tx.statements.push_back({Operation::Insert, key, std::nullopt, value});
 		rows[key] = value;
 		return;
 	}
-	std::string before = old->second;
+	Content before = old->second;
 	if (kind < 50)
 	{
 		tx.statements.push_back({Operation::Update, key, before, value});
@@ -210,22 +368,51 @@ void Region::commit(std::list<OpenTransaction>::iterator open)
 	OpenTransaction tx = std::move(*open);
 	open_.erase(open);
 
-	const std::vector<Transaction> &wal = context_.history.of(index_);
-	uint64_t previous = wal.empty() ? 0 : wal.back().sequence;
-	lsn_ += 8 * (5 + context_.random.below(100));
-	auto writer =
-	    std::make_shared<const Writer>(Writer{{tx.stamp.hlc, name_}, uint64_t{1} << 48 | lsn_, database_.seen});
-
-	Transaction real{index_, writer->version, writer->sequence, writer->seen, {}, std::move(tx.past)};
+	relapsed_ = relapsed_ && !hasCaughtUp();
+	std::vector<ChangeEvent> events;
 	for (const Statement &statement : tx.statements)
-	{
+		events.push_back(eventOf(statement, tx.stamp.hlc));
+	const WalRecord &record = append(std::move(events), context_.random);
+	auto writer = std::make_shared<const Writer>(Writer{{tx.stamp.hlc, name_}, record.sequence, database_.seen});
+	for (const Statement &statement : tx.statements)
 		writeLocally(statement, writer);
-		real.events.push_back(eventOf(statement, *writer, real.events.size(), previous));
+	context_.history.commit({index_, writer->version, writer->sequence, writer->seen, record.events, std::move(tx.past), relapsed_});
+	Hlc &past = database_.past[static_cast<size_t>(index_)];
+	past = std::max(past, tx.stamp.hlc);
+	sendAppended();
+}
+
+// Completes the envelopes.
+const WalRecord &Region::append(std::vector<ChangeEvent> events, test::Random &random)
+{
+	lsn_ += kRecordBytes * (5 + random.below(100));
+	for (size_t i = 0; i < events.size(); ++i)
+	{
+		ChangeEvent &event = events[i];
+		event.committedAt = physical();
+		event.tx.sequence = position();
+		event.tx.commitLsn = lsn_;
+		event.tx.xid = opened_;
+		if (i == 0)
+			event.tx.seen = database_.seen;
+		event.id = eventId(event.tx.resent ? Hlc{context_.scheduler.now()} : event.hlc, name_, lsn_, i);
 	}
-	context_.history.commit(std::move(real));
-	++database_.past[static_cast<size_t>(index_)];
+	written_.insert(events.front().id);
+	wal_.push_back(std::make_shared<const WalRecord>(WalRecord{position(), lsn_, std::move(events)}));
+	context_.newest[static_cast<size_t>(index_)] = position();
+	return *wal_.back();
+}
+
+void Region::sendAppended()
+{
 	flush(); // a user's commit waits for the disk, and with it comes everything before it
 	extractor_.pump();
+}
+
+void Region::log(std::vector<ChangeEvent> events, test::Random &random)
+{
+	append(std::move(events), random);
+	sendAppended();
 }
 
 // I11: the row's version, or the memory of its deletion, is below what replaces it.
@@ -252,7 +439,7 @@ void Region::writeLocally(const Statement &statement, const WriterPtr &writer)
 	};
 	if (statement.op == Operation::Truncate)
 	{
-		for (const auto &[key, value] : store.liveRows())
+		for (const auto &[key, content] : store.rows(LocalKind::Live))
 			remove(key);
 		if (remembers)
 			store.rememberTruncation(writer);
@@ -266,7 +453,7 @@ void Region::writeLocally(const Statement &statement, const WriterPtr &writer)
 	}
 }
 
-ChangeEvent Region::eventOf(const Statement &statement, const Writer &writer, size_t index, uint64_t previous) const
+ChangeEvent Region::eventOf(const Statement &statement, Hlc hlc) const
 {
 	ChangeEvent event;
 	event.region = name_;
@@ -278,15 +465,7 @@ ChangeEvent Region::eventOf(const Statement &statement, const Writer &writer, si
 		event.before = imageOf(statement.key, *statement.before);
 	if (statement.after)
 		event.after = imageOf(statement.key, *statement.after);
-	event.hlc = writer.version.hlc;
-	event.committedAt = physical();
-	event.tx.sequence = writer.sequence;
-	event.tx.previous = previous;
-	event.tx.commitLsn = lsn_;
-	event.tx.xid = opened_;
-	if (index == 0)
-		event.tx.seen = writer.seen;
-	event.id = eventId(event.hlc, name_, event.tx.commitLsn, index);
+	event.hlc = hlc;
 	return event;
 }
 
@@ -303,6 +482,46 @@ void Region::commitApplied()
 {
 	if (context_.random.oneIn(3)) // synchronous_commit = off: it reaches the disk sooner or later
 		flush();
+}
+
+Store::Rule Region::rule() const
+{
+	return context_.breaks(Break::UniqueArrival) ? Store::Rule::Arrival : Store::Rule::Version;
+}
+
+void Region::releaseAside()
+{
+	if (context_.breaks(Break::UniqueStuck))
+		return;
+	Store &store = database_.store;
+	store.dropDeletedAside();
+	for (bool again = true; again;)
+	{
+		again = false;
+		for (int key : store.released(rule()))
+		{
+			const Row row = *store.find(key);
+			if (row.made && context_.breaks(Break::MadeStays))
+				continue;
+			if (isLocked(key) || isInTheWay(key, row.content))
+				continue;
+			store.place(key, row.content, row.writer, rule());
+			again = true;
+			break;
+		}
+	}
+}
+
+// What users' writes have freed is found by looking.
+void Region::lookAside()
+{
+	releaseAside();
+	context_.scheduler.after(kSecond,
+	                         [this, life = life_]
+	                         {
+		                         if (life == life_)
+			                         lookAside();
+	                         });
 }
 
 void Region::flush()

@@ -595,6 +595,9 @@ pass('the other way is open');
 my $position = do { open my $log, '<', $lab->server_log('us') or die; local $/; <$log> =~ /ends at WAL position ([0-9A-F]+\/[0-9A-F]+)/ ? $1 : 'nowhere' };
 # between two attempts of the extractor, which holds the slot
 $lab->wait_until('the slot to be free', sub { !($lab->sql_try('us', "SELECT pg_replication_slot_advance(slot_name, '$position') FROM pg_replication_slots WHERE plugin = 'mrsync' AND database = 'lab'"))[0] });
+$lab->wait_for('eu', "SELECT state LIKE 'degraded: t%SELECT mrsync.resend() in region us%' FROM mrsync.link_status WHERE source_region = 'us' AND direction = 'incoming'");
+pass('the link does not pass over it in silence');
+like +($lab->sql_try('us', 'SELECT mrsync.resend()'))[2], qr/01000: a row of public\.large is too large to be sent again/, 'it cannot be sent again either, which is said';
 $lab->wait_for('eu', 'SELECT v FROM lonely WHERE id = 77', 'behind it');
 pass('and the way on, as the hint in the log says: what comes behind it arrives');
 is $lab->sql('eu', 'SELECT count(*) FROM large WHERE id = 9000'), 0, 'without it';

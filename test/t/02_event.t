@@ -17,6 +17,7 @@ use File::Basename qw(dirname);
 my $top = dirname(__FILE__) . '/../..';
 my $schema = schema_read("$top/docs/event.schema.json");
 my $lab = Mrsync::Lab->up(regions => ['us', 'eu']);
+$lab->keep_memory;    # stamps are read from mrsync.hlc_override
 $lab->tables(<<'SQL', qw(item wide_row keyed odd.thing part));
 CREATE TYPE place AS (name text, at timestamptz);
 CREATE TABLE item (id integer PRIMARY KEY, name text, at timestamptz, took interval, f double precision, bin bytea, price money, home place, tags text[]);

@@ -20,7 +20,9 @@ note "MRSYNC_SEED=$seed";
 
 my @regions = qw(us eu ap);
 my $lab = Mrsync::Lab->up(regions => \@regions);
-$lab->tables(<<'SQL', qw(matrix parted toasted hop truncated marker hot hot_parted numbered named));
+$lab->keep_memory;    # stamps are read from mrsync.hlc_override
+$lab->conflicts_apart;
+$lab->tables(<<'SQL', qw(matrix parted toasted hop truncated hot hot_parted numbered named));
 CREATE TABLE matrix (id integer PRIMARY KEY, v text);
 CREATE TABLE parted (id integer PRIMARY KEY, v text) PARTITION BY HASH (id);
 CREATE TABLE parted_0 PARTITION OF parted FOR VALUES WITH (MODULUS 2, REMAINDER 0);
@@ -29,7 +31,6 @@ CREATE TABLE toasted (id integer PRIMARY KEY, n text, large text);
 ALTER TABLE toasted ALTER large SET STORAGE EXTERNAL;
 CREATE TABLE hop (id integer PRIMARY KEY, v text);
 CREATE TABLE truncated (id integer PRIMARY KEY, v text);
-CREATE TABLE marker (region text, batch integer, PRIMARY KEY (region, batch));
 CREATE TABLE hot (id integer PRIMARY KEY, v text, n bigint);
 CREATE TABLE hot_parted (id integer, kind integer, v text, PRIMARY KEY (id, kind)) PARTITION BY LIST (kind);
 CREATE TABLE hot_parted_0 PARTITION OF hot_parted FOR VALUES IN (0);
@@ -45,25 +46,6 @@ CREATE TABLE numbered (id numeric PRIMARY KEY, v text);
 CREATE TABLE named (id character(8) PRIMARY KEY, v text);
 SQL
 $lab->drain;
-
-my $batch = 0;
-# Marks the end of what every region has written, and lets links run, one list after the other: the next ones only when
-# those before have delivered everything.
-sub deliver
-{
-	my (@rounds) = @_;
-	++$batch;
-	$lab->sql($_, "INSERT INTO marker VALUES ('$_', $batch)") for @regions;
-	for my $links (@rounds)
-	{
-		$lab->resume(@$links);
-		for (@$links)
-		{
-			my ($source, $target) = split />/;
-			$lab->wait_for($target, "SELECT count(*) FROM marker WHERE region = '$source' AND batch = $batch", 1);
-		}
-	}
-}
 
 # The stamps of transactions of a region, by xid: microseconds.
 sub stamps
@@ -107,7 +89,7 @@ my @two_key_triples = grep { my $triple = $_; grep { my $kind = $_; grep { $_ eq
 
 my $base = 0;
 my $conflicts_expected = 0;
-# What one region does meets what another has done: the conflict's name.
+# What the earlier one does, and the later one: the conflict's name.
 my %type = (
 	'update update' => 'update_origin_differs', 'update delete' => 'delete_origin_differs', 'delete update' => 'update_deleted',
 	'delete delete' => 'delete_missing', 'insert insert' => 'insert_exists',
@@ -176,7 +158,7 @@ sub matrix
 		$expected{$k} = [ $stamp, $region, $value ] if $stamp > $best->[0] || $stamp == $best->[0] && $region gt $best->[1];
 	}
 
-	deliver(@rounds);
+	$lab->deliver(@rounds);
 	$lab->drain;
 	my $expected = join "\n", map { "$_|$expected{$_}[2]" } grep { $expected{$_}[2] ne '' } sort { $a <=> $b } keys %expected;
 	my $is = $lab->same("SELECT id, v FROM $table WHERE id >= $base AND id < $base + 100000 ORDER BY id", "$name: equal");
@@ -204,8 +186,8 @@ sub matrix
 		my ($us, $eu, $ap) = @{ $row{$k} };
 		next if $ap ne 'nothing' || !$type{"$us $eu"};
 		++$seen;
-		push @wrong, "$us in us met $eu: $logged{us}{$k}" if $logged{us}{$k} ne $type{"$us $eu"};
-		push @wrong, "$eu in eu met $us: $logged{eu}{$k}" if $logged{eu}{$k} ne $type{"$eu $us"};
+		my $is = $type{ $expected{$k}[1] eq 'eu' ? "$us $eu" : "$eu $us" };
+		push @wrong, "$us in us and $eu in eu, $_ says: $logged{$_}{$k}, not $is" for grep { $logged{$_}{$k} ne $is } @regions;
 	}
 	is join("\n", @wrong), '', "$name: under its name";
 	$conflicts_expected += @contested;
@@ -235,7 +217,7 @@ for my $first ('n', 'large')
 		my $second = $first eq 'n' ? 'large' : 'n';
 		$lab->sql('us', $change{$first});
 		$lab->sql('eu', $change{$second});
-		deliver(@$rounds);
+		$lab->deliver(@$rounds);
 		$lab->drain;
 		my $is = $lab->same("SELECT n, md5(large), length(large) FROM toasted WHERE id = $id", "$first, then $second in another region: equal");
 		my $expected = $lab->sql('us', "SELECT " . ($second eq 'n' ? "'changed', md5(l)" : "'seed', md5(reverse(l))") . ", 64000 FROM (SELECT string_agg(md5(i::text), '') l FROM generate_series(1, 2000) i) x");
@@ -252,7 +234,7 @@ $lab->pause;
 $lab->sql('us', "INSERT INTO numbered VALUES (1.0, 'us'); UPDATE numbered SET id = 5.00 WHERE id = 5; DELETE FROM numbered WHERE id = 6; INSERT INTO named VALUES ('a', 'us')");
 $lab->sql('eu', "INSERT INTO numbered VALUES (1.000, 'eu'); UPDATE numbered SET v = 'eu' WHERE id = 5; UPDATE numbered SET id = 6.000, v = 'eu' WHERE id = 6; INSERT INTO named VALUES ('a   ', 'eu')");
 $lab->sql('ap', "DELETE FROM numbered WHERE id = 5; INSERT INTO numbered VALUES (5.00000, 'ap'); INSERT INTO numbered VALUES (1, 'ap')");
-deliver(one_by_one());
+$lab->deliver(one_by_one());
 $lab->drain;
 is $lab->same('SELECT id, v FROM numbered ORDER BY id', 'keys equal in another text: equal'), "1|ap\n5.00000|ap\n6.000|eu", 'to the last writer';
 is $lab->same('SELECT id, v FROM named ORDER BY id', 'blank-padded keys: equal'), "a       |eu\ne       |seed", 'to the last writer';
@@ -266,7 +248,7 @@ $lab->pause;
 $lab->sql('eu', "UPDATE truncated SET v = 'before' WHERE id IN (1, 2); INSERT INTO truncated VALUES (10, 'before')");
 $lab->sql('us', "UPDATE truncated SET v = 'gone' WHERE id = 3; TRUNCATE truncated; INSERT INTO truncated VALUES (4, 'new'), (20, 'new')");
 $lab->sql('ap', "UPDATE truncated SET v = 'after' WHERE id IN (2, 5); DELETE FROM truncated WHERE id = 6; INSERT INTO truncated VALUES (30, 'after')");
-deliver(one_by_one());
+$lab->deliver(one_by_one());
 $lab->drain;
 is $lab->same('SELECT id, v FROM truncated ORDER BY id', 'TRUNCATE against writes: equal'), "2|after\n4|new\n5|after\n20|new\n30|after", 'what was written after it stays';
 
@@ -279,14 +261,15 @@ sub check_log
 	my (%entry, %id_of, @wrong, $shared);
 	for my $region (@regions)
 	{
-		for (split /\n/, $lab->sql($region, 'SELECT conflict_id, table_name, region_a, region_b, hlc_a, hlc_b, winner_region, resolution_strategy, event_id_a, event_id_b, winner_event_id, (hlc_b, region_b) > (hlc_a, region_a), result IS NOT DISTINCT FROM image_b FROM mrsync.conflict_log'))
+		for (split /\n/, $lab->sql($region, 'SELECT conflict_id, CASE WHEN table_name <> $$public.numbered$$ THEN row_pk END, table_name, region_a, region_b, hlc_a, hlc_b, winner_region, resolution_strategy, event_id_a, event_id_b, winner_event_id, (hlc_b, region_b) > (hlc_a, region_a), result IS NOT DISTINCT FROM image_b FROM mrsync.conflict_log'))
 		{
-			my ($id, @rest) = split /\|/, $_, -1;
+			my ($id, $key, @rest) = split /\|/, $_, -1;    # numbered: equal keys have several texts
 			my ($higher, $result) = splice @rest, -2;
 			my ($event_a, $event_b, $winner) = splice @rest, -3;
 			push @wrong, "$region: $_" if $higher ne 't' || $result ne 't' || $rest[5] ne $rest[2] || $winner ne $event_b || !($event_a || $event_b);
 			my $known = $entry{$id} //= { rest => "@rest" };
 			push @wrong, "$region says @rest of $id, not $known->{rest}" if $known->{rest} ne "@rest";
+			push @wrong, "$region calls it $id, not $id_of{\"$key @rest\"}: $_" if $key ne '' && ($id_of{"$key @rest"} //= $id) ne $id;
 			++$shared if $known->{times}++;
 			for (['a', $event_a], ['b', $event_b])
 			{
@@ -304,11 +287,17 @@ my %types = map { map { $_ => 1 } split /\n/, $lab->sql($_, 'SELECT DISTINCT con
 is join(' ', sort keys %types), 'delete_missing delete_origin_differs insert_exists update_deleted update_origin_differs', 'every name has come up';
 is $lab->sql('us', "SELECT count(*) FROM mrsync.conflict_log c WHERE table_name = 'public.matrix' AND result ->> 'id' <> row_pk ->> 'id'"), 0, 'images are of the row';
 is $lab->sql('us', "SELECT count(DISTINCT conflict_id) FROM mrsync.conflict_log WHERE table_name = 'public.numbered'") > 0, 1, 'also of keys in another text';
+$lab->conflicts_retold;
+$lab->same($Mrsync::Lab::CONFLICTS, 'told of what the others have met: the logs are equal');
+# a key in another text than the event's tells nothing
+my $unnamed = "SELECT count(*) FROM mrsync.conflict_log WHERE (event_id_b IS NULL OR event_id_a IS NULL AND hlc_a IS NOT NULL) AND table_name <> 'public.numbered'";
+is $lab->same($unnamed, 'events that are not named: equal'), 0, 'there are none';
 $lab->healthy;
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is no conflict
 # ---------------------------------------------------------------------------------------------------------------------
+$lab->conflicts_apart;
 $lab->everywhere('TRUNCATE mrsync.conflict_log');
 $lab->tables('CREATE TABLE hop_parted (id integer, kind text, v text, PRIMARY KEY (id, kind)) PARTITION BY LIST (kind); CREATE TABLE hop_parted_a PARTITION OF hop_parted FOR VALUES IN (\'a\'); CREATE TABLE hop_parted_rest PARTITION OF hop_parted DEFAULT;', 'hop_parted');
 my $log_size = sub { join ' ', map { $lab->sql($_, 'SELECT count(*) FROM mrsync.conflict_log') } @regions };
@@ -349,7 +338,7 @@ for my $case ([ 'UPDATE', "UPDATE hop SET v = 'b' WHERE id = 1000", 'b' ], [ 'DE
 		$lab->sql('us', "INSERT INTO hop VALUES (1000, 'a') ON CONFLICT (id) DO UPDATE SET v = 'a'");
 		$lab->wait_for('eu', "SELECT coalesce((SELECT v FROM hop WHERE id = 1000), 'none')", 'a');
 		$lab->sql('eu', $sql);
-		deliver([ 'eu>ap' ], [ 'us>ap' ]);
+		$lab->deliver([ 'eu>ap' ], [ 'us>ap' ]);
 		$lab->drain;
 		is $lab->same("SELECT coalesce((SELECT v FROM hop WHERE id = 1000), 'none')", "$name overtakes the row's " . ($existing ? 'UPDATE' : 'INSERT') . ': equal'), $expected, 'to the last write';
 		is $log_size->(), '0 0 0', 'and no conflict';
@@ -365,7 +354,7 @@ for my $case ([ 'UPDATE', "UPDATE hop SET v = 'b' WHERE id = 1000", 'b' ], [ 'DE
 	my $count = $applied->();
 	$lab->pause;
 	$lab->everywhere('UPDATE mrsync.link_position SET next_offset = 0, sequence = 0, incarnation = 0');
-	deliver([@all]);
+	$lab->deliver([@all]);
 	$lab->drain;
 	$lab->same("SELECT md5(string_agg(r::text, ',' ORDER BY r::text)) FROM $_ r", "$_ when every event came twice: equal") for sort keys %before;
 	is join(' ', map { $lab->sql('ap', "SELECT md5(string_agg(r::text, ',' ORDER BY r::text)) FROM $_ r") } sort keys %before), join(' ', map { $before{$_} } sort keys %before), 'and as it was';
@@ -425,6 +414,9 @@ $lab->drain;
 $lab->same('SELECT * FROM hot ORDER BY id', 'hot rows: equal');
 $lab->same('SELECT tableoid::regclass, * FROM hot_parted ORDER BY id, kind', 'hot rows in partitions: equal');
 check_log('under load');
+$lab->conflicts_retold;
+$lab->same($Mrsync::Lab::CONFLICTS, 'under load: the logs are equal');
+is $lab->same($unnamed, 'under load, events that are not named: equal'), 0, 'there are none';
 # the version is what decides the next conflict: it must be equal, too
 my @versions = map { my $region = $_; $lab->sql($region, "SELECT id, n, v, coalesce(o.hlc, pg_xact_commit_timestamp(h.xmin)::mrsync.hlc) FROM hot h LEFT JOIN mrsync.hlc_override o ON o.xid::xid = h.xmin ORDER BY id") } @regions;
 is $versions[1], $versions[0], "versions in eu are those in us";

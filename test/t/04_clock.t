@@ -18,6 +18,7 @@ note "MRSYNC_SEED=$seed";
 
 my @regions = qw(us eu ap);
 my $lab = Mrsync::Lab->up(regions => \@regions, settings => { 'mrsync.max_clock_skew' => '1800' });
+$lab->keep_memory;    # stamps are read from mrsync.hlc_override
 $lab->tables(<<'SQL', qw(note nested));
 CREATE TABLE note (id integer PRIMARY KEY, v text);
 CREATE TABLE nested (id integer PRIMARY KEY, v text);

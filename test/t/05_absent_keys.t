@@ -12,6 +12,7 @@ use Mrsync::Lab;
 use Mrsync::Load qw(log_trouble);
 
 my $lab = Mrsync::Lab->up(regions => [qw(us eu ap)]);
+$lab->conflicts_apart;    # what each region says by itself
 $lab->tables(<<'SQL', qw(t parted gate counted));
 CREATE TABLE t (id int PRIMARY KEY, v text);
 CREATE TABLE parted (id int, kind int, v text, PRIMARY KEY (id, kind)) PARTITION BY LIST (kind);
@@ -144,6 +145,55 @@ $gate->sql('SELECT pg_advisory_unlock(42)');
 $lab->drain;
 is($lab->sql('ap', 'SELECT last_value FROM attempts'), 4, 'a transaction goes on over ANALYZE of its tables');
 $lab->same('SELECT * FROM counted ORDER BY id', 'counted is the same');
+
+# A transaction writes a row twice, and loses: to a deletion, which holds nothing, and, by the time of its second event, to a row.
+# eu meets both events with the deletion. Both regions name the last event, also where it was the first that met what it lost to.
+$lab->sql('us', "INSERT INTO t VALUES (6, 'seed')");
+$lab->drain;
+$lab->everywhere('TRUNCATE mrsync.conflict_log');
+$lab->pause('us>ap', 'us>eu', 'eu>us', 'ap>us', 'ap>eu');
+$lab->sql('us', "BEGIN; UPDATE t SET v = 'first' WHERE id = 6; INSERT INTO gate VALUES (" . ++$next . "); UPDATE t SET v = 'last' WHERE id = 6; COMMIT");
+$lab->sql('eu', 'DELETE FROM t WHERE id = 6');
+$lab->wait_for('ap', 'SELECT count(*) FROM t WHERE id = 6', 0);
+$lab->resume('us>eu');
+$lab->wait_for('eu', "SELECT count(*) FROM gate WHERE id = $next", 1);
+$gate->sql('SELECT pg_advisory_lock(42)');
+$lab->resume('us>ap');
+reached_gate();
+$lab->sql('ap', "INSERT INTO t VALUES (6, 'ap')");
+$gate->sql('SELECT pg_advisory_unlock(42)');
+$lab->wait_for('ap', "SELECT count(*) FROM gate WHERE id = $next", 1);
+$lab->resume;
+$lab->drain;
+is($lab->same('SELECT * FROM t WHERE id = 6', 'lost to a deletion and to a row: all regions are the same'), '6|ap', 'to the last writer');
+my $named = "SELECT string_agg(region_a || ' ' || region_b || ' ' || (image_a ->> 'v'), ', ' ORDER BY region_b DESC) FROM mrsync.conflict_log";
+is($lab->sql('eu', $named), 'us eu last', 'the deletion won over the last of two events, eu says');
+is($lab->sql('ap', $named), 'us eu last, us ap last', 'and so says ap, where another one met the deletion');
+my $event = "SELECT event_id_a FROM mrsync.conflict_log WHERE region_b = 'eu'";
+is($lab->sql('ap', $event), $lab->sql('eu', $event), 'by its event_id, too');
+
+# The same, of one that wins over the deletion with its first event, which holds nothing either, and loses to the row with its last.
+$lab->sql('us', "INSERT INTO t VALUES (7, 'seed')");
+$lab->drain;
+$lab->everywhere('TRUNCATE mrsync.conflict_log');
+$lab->pause('us>ap', 'us>eu', 'eu>us', 'ap>us', 'ap>eu');
+$lab->sql('eu', 'DELETE FROM t WHERE id = 7');
+$lab->wait_for('ap', 'SELECT count(*) FROM t WHERE id = 7', 0);
+$lab->sql('us', 'BEGIN; DELETE FROM t WHERE id = 7; INSERT INTO gate VALUES (' . ++$next . "); INSERT INTO t VALUES (7, 'last'); COMMIT");
+$lab->resume('us>eu');
+$lab->wait_for('eu', "SELECT count(*) FROM gate WHERE id = $next", 1);
+$gate->sql('SELECT pg_advisory_lock(42)');
+$lab->resume('us>ap');
+reached_gate();
+$lab->sql('ap', "INSERT INTO t VALUES (7, 'ap')");
+$gate->sql('SELECT pg_advisory_unlock(42)');
+$lab->wait_for('ap', "SELECT count(*) FROM gate WHERE id = $next", 1);
+$lab->resume;
+$lab->drain;
+is($lab->same('SELECT * FROM t WHERE id = 7', 'won over a deletion and lost to a row: all regions are the same'), '7|ap', 'to the last writer');
+my $won = "SELECT event_id_b || ' ' || (image_b ->> 'v') FROM mrsync.conflict_log WHERE region_a = 'eu' AND region_b = 'us'";
+like($lab->sql('ap', $won), qr/ last$/, 'the winner is named by its last event where that lost to another one');
+is($lab->sql('ap', $won), $lab->sql('eu', $won), 'as it is where that won, too');
 $gate->close;
 is(log_trouble($lab, $_), '', "nothing internal in the log of $_") for $lab->regions;
 $lab->healthy;

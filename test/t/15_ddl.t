@@ -55,9 +55,12 @@ for my $case (@cases)
 	# between two attempts of the extractor, which holds the slot
 	us("SELECT mrsync.table_remove('loose'); ALTER TABLE loose DROP CONSTRAINT IF EXISTS loose_pkey, ADD PRIMARY KEY (id); SELECT mrsync.table_add('loose')");
 	$lab->wait_until('the slot to be free', sub { !($lab->sql_try('us', $way_on))[0] });
+	$lab->wait_for('eu', "SELECT state LIKE 'degraded: t%SELECT mrsync.resend() in region us%' FROM mrsync.link_status WHERE source_region = 'us' AND direction = 'incoming'");
+	us('SELECT mrsync.resend()');
 	$lab->drain;
 	$lab->same('SELECT * FROM t ORDER BY id', 'what stands behind it arrives');
 }
+$lab->same('SELECT * FROM loose ORDER BY id', 'what was not sent is sent again');
 us("UPDATE loose SET v = 'repaired'");
 $lab->drain;
 $lab->same('SELECT * FROM loose ORDER BY id', 'a row that is written again afterwards arrives, too');

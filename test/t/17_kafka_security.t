@@ -121,6 +121,7 @@ cured('in the clear');
 $lab->sql('us', 'ALTER SYSTEM SET mrsync.producer_queue = 1');
 $lab->stop('us');
 $lab->start('us');
+works('a small queue');    # it has looked at its topics, and decodes
 options($scram =~ s/correct horse/battery staple/r);
 $lab->wait_until('the login to be refused', sub { worker_state($lab, 'us', 'extractor') =~ /login refused/ });
 $lab->sql('us', "INSERT INTO t SELECT id, repeat(md5(id::text), 100) FROM generate_series(1000, 6000) id");

@@ -85,10 +85,13 @@ my $unloaded = { state => '55000', message => 'mrsync is not loaded at server st
 	detail => 'Its shared memory does not exist, so no database of this server can be a region.',
 	hint => 'SELECT * FROM mrsync.settings_check() says which line postgresql.conf needs; then restart the server.' };
 my $id = "'00000000-0000-0000-0000-000000000000'";
-my @need_region = ('mrsync.current_hlc()', "mrsync.version_below('3', '1', 'us')",
+my @need_region = ('mrsync.current_hlc()', "mrsync.version_below('1', '(0,1)', '3', '1', 'us')", "mrsync.row_version('1', '(0,1)', '3')", 'mrsync.resend()',
 	"mrsync.region_connect('eu')", 'mrsync.region_leave()', "mrsync.table_add('t')", "mrsync.table_add_all('public')",
 	"mrsync.link_create('us', 'eu')", "mrsync.link_pause($id)", "mrsync.link_resume($id)", "mrsync.link_remove($id)", 'mrsync.wait_for_peers()',
-	'mrsync.apply_error_retry()', 'mrsync.apply_error_discard(1)');
+	'mrsync.apply_error_retry()', 'mrsync.apply_error_discard(1)', "mrsync.conflict_redecide($id, 'a')",
+	"mrsync.merge_function_register('t', 'mrsync.merge_text(text, text, text)', 'v')", "mrsync.merge_strategy_set('t', 'column_last_writer_wins')",
+	"mrsync.loser_function_register('t', 'mrsync.merge_text(text, text, text)')", "mrsync.loser_strategy_set('t', 'set_null')",
+	"mrsync.merge_function_withdraw($id)", "mrsync.merge_function_wait($id)");
 refused("SELECT $_", $unloaded, "$_ says that mrsync is not loaded") for @need_region;
 
 # Each with plausible arguments and with NULLs, whatever it answers; triggers as functions, too.
@@ -96,7 +99,8 @@ sub call_everything
 {
 	my ($except) = @_;
 	my %argument = (text => "'us'", bigint => '1', boolean => 'false', interval => "interval '1 s'", regclass => "'t'::regclass", uuid => "${id}::uuid",
-		xid => "'3'::xid", 'text[]' => "'{a}'::text[]", 'mrsync.hlc' => "'1'::mrsync.hlc", cstring => "'1'::cstring");
+		xid => "'3'::xid", oid => "'t'::regclass::oid", tid => "'(0,1)'::tid", 'text[]' => "'{a}'::text[]", 'mrsync.hlc' => "'1'::mrsync.hlc", cstring => "'1'::cstring", bytea => "'\\x00'::bytea",
+		jsonb => "'[1]'::jsonb", name => "'v'::name", regprocedure => "'mrsync.merge_counter(integer, integer, integer)'::regprocedure", anyarray => "'{1}'::integer[]", map { $_ => "1::$_" } qw(smallint integer numeric real), 'double precision');
 	my @functions = split /\n/, us("SELECT proname || ';' || array_to_string(array(SELECT format_type(a, NULL) FROM unnest(proargtypes) a), ';') FROM pg_proc "
 		. "WHERE pronamespace = 'mrsync'::regnamespace AND prokind = 'f' AND NOT 'internal'::regtype = ANY (proargtypes::oid[]) ORDER BY oid");
 	my $started = us('SELECT pg_postmaster_start_time()');
@@ -108,7 +112,7 @@ sub call_everything
 		my ($name, @types) = split /;/, $function;
 		next if $name =~ $except;
 		push @unknown, grep { !$argument{$_} } @types;
-		for my $values ([ map { $argument{$_} // 'NULL' } @types ], [ map { "NULL::$_" } @types ])
+		for my $values ([ map { $argument{$_} // 'NULL' } @types ], [ map { 'NULL::' . ($_ eq 'anyarray' ? 'integer[]' : $_) } @types ])
 		{
 			$session->send("SELECT mrsync.$name(" . join(', ', @$values) . ')');
 			my $answer = $session->result;    # dies when the session does

@@ -36,7 +36,7 @@ ChangeEvent sample()
 	event.operation = Operation::Update;
 	event.before = Image{{"id", "1"}, {"name", std::nullopt}};
 	event.after = Image{{"id", "1"}, {"name", "Zoë \"quoted\"\n"}};
-	event.tx = {3, 42, 41, 0x1'016B3748, 745, 2, 1, false, SeenVector{{"us", {9, event.hlc}}}};
+	event.tx = {3, 42, 41, 0x1'016B3748, 745, 2, 1, false, SeenVector{{"us", {9, event.hlc}}}, {}};
 	return event;
 }
 
@@ -111,6 +111,11 @@ ChangeEvent randomEvent(test::Random &random)
 			event.tx.seen->emplace(randomText(random),
 			                       SeenEntry{random.bits() >> shift, Hlc{random.between(kHlcMin, kHlcMax)}});
 	}
+	if (random.oneIn(3))
+	{
+		event.tx.resent = ResentPart{event.id, (random.bits() >> shift >> 1) + 1};
+		event.tx.step = static_cast<uint32_t>(random.below(3));
+	}
 	return event;
 }
 
@@ -124,6 +129,12 @@ TEST(CodecTest, TheFormIsTheDocumentedOne)
 	          R"("hlc_timestamp":"2026-11-23 08:11:00.123456Z","transaction":{"version":1,"incarnation":3,)"
 	          R"("sequence":42,"previous":41,"lsn":"1/16B3748","xid":745,"schema_version":2,"position":1,)"
 	          R"("seen":{"us":{"sequence":9,"hlc":"2026-11-23 08:11:00.123456Z"}},"last":false}})");
+	ChangeEvent again = sample();
+	again.tx.resent = ResentPart{again.id, 7};
+	EXPECT_NE(encoded(again).find(R"("position":1,"resend":{"id":"019aafa6-1234-7abc-8def-0123456789ab","part":7},"seen":{)"),
+	          std::string::npos);
+	again.tx.step = 2;
+	EXPECT_NE(encoded(again).find(R"("part":7,"step":2},"seen":{)"), std::string::npos);
 }
 
 TEST(CodecTest, EveryEventSurvives)
@@ -151,6 +162,8 @@ TEST(CodecTest, JanssonReadsEveryEvent)
 		event.tx.sequence &= INT64_MAX; // jansson's integers are signed
 		event.tx.previous &= INT64_MAX;
 		event.tx.xid &= INT64_MAX;
+		if (event.tx.resent)
+			event.tx.resent->part &= INT64_MAX;
 		if (event.tx.seen)
 			for (auto &[region, entry] : *event.tx.seen)
 				entry.sequence &= INT64_MAX;
@@ -252,6 +265,9 @@ TEST(CodecTest, ARefusalNamesTheFieldAndTheFault)
 	EXPECT_EQ(refusal("1/16B3748", "1/"), "transaction.lsn: not an LSN: \"1/\"");
 	EXPECT_EQ(refusal("1/16B3748", "1/116B37480"), "transaction.lsn: not an LSN: \"1/116B37480\"");
 	EXPECT_EQ(refusal("{\"us\":", "{\"us\":null,\"ap\":"), "transaction.seen.us: an object expected, null found");
+	EXPECT_EQ(refusal("\"seen\":", "\"resend\":{\"id\":\"1\",\"part\":1},\"seen\":"), "transaction.resend.id: not a UUID: \"1\"");
+	EXPECT_EQ(refusal("\"seen\":", "\"resend\":{\"id\":\"019aafa6-1234-7abc-8def-0123456789ab\",\"part\":0},\"seen\":"),
+	          "transaction.resend.part: out of range: \"0\"");
 	EXPECT_EQ(refusal("\"last\":false", "\"last\":0"), "transaction.last: a boolean expected, an integer found");
 }
 

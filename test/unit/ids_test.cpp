@@ -50,6 +50,7 @@ TEST(NameIdTest, OurIdsDoNotChange)
 	EXPECT_EQ(toText(linkId("shop", "eu", "us")), "424eeac4-2a07-564b-afff-727f3814a42f");
 	EXPECT_EQ(toText(conflictId("public.t", "{\"id\":\"1\"}", Hlc{1}, "eu", Hlc{2}, "us")),
 	          "eefdf91c-5ddb-564e-80ca-ced93f27d8cf");
+	EXPECT_EQ(toText(stepId("public.t", "{\"id\":\"1\"}", "v", Hlc{1}, "eu")), "6af1583a-475a-55c0-9394-d4da7a616804");
 	EXPECT_EQ(toText(eventId(kSomeTime, "eu", 0x16B3748, 0)), "01a20775-569b-7608-b800-b59ba4000000");
 }
 
@@ -74,6 +75,19 @@ TEST(ConflictIdTest, DoesNotDependOnTheSide)
 	EXPECT_NE(id(1, "eu", 2, "us"), id(2, "eu", 1, "us"));
 	EXPECT_NE(id(1, "eu", 2, "us"), conflictId("public.u", "{\"id\":\"1\"}", Hlc{1}, "eu", Hlc{2}, "us"));
 	EXPECT_NE(id(1, "eu", 2, "us"), conflictId("public.t", "{\"id\":\"2\"}", Hlc{1}, "eu", Hlc{2}, "us"));
+}
+
+TEST(StepIdTest, EachColumnOfEachEventHasOne)
+{
+	std::set<Uuid> ids;
+	ids.insert(stepId("t", "1", "v", Hlc{1}, "eu"));
+	ids.insert(stepId("u", "1", "v", Hlc{1}, "eu"));
+	ids.insert(stepId("t", "2", "v", Hlc{1}, "eu"));
+	ids.insert(stepId("t", "1", "w", Hlc{1}, "eu"));
+	ids.insert(stepId("t", "1", "", Hlc{1}, "eu"));
+	ids.insert(stepId("t", "1", "v", Hlc{2}, "eu"));
+	ids.insert(stepId("t", "1", "v", Hlc{1}, "us"));
+	EXPECT_EQ(ids.size(), 7u);
 }
 
 TEST(EventIdTest, IsAVersion7OfItsTime)
@@ -151,4 +165,17 @@ TEST(EventIdTest, DoesNotDependOnWhichRegionWasAskedForBefore)
 }
 
 } // namespace
+// Records of transactions are looked for among those of a millisecond.
+TEST(EventIdTest, ThoseOfAMillisecondLieBetweenItsEnds)
+{
+	for (int64_t at : {int64_t{800000000000000}, int64_t{800000000000999}, int64_t{-1}, int64_t{-1000}})
+		for (const char *region : {"a", "us", "zz"})
+			for (uint64_t lsn : {uint64_t{0}, ~uint64_t{0}})
+			{
+				const Uuid id = eventId(Hlc{at}, region, lsn, 7);
+				EXPECT_LE(eventIdFrom(Hlc{at}), id);
+				EXPECT_LT(id, eventIdFrom(Hlc{at + 1000}));
+			}
+}
+
 } // namespace mrsync

@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <string>
 #include <vector>
 
 namespace mrsync
@@ -157,12 +159,12 @@ TEST(SequenceChainTest, AnUnknownPredecessorProvesNoGap)
 	EXPECT_EQ(chain.judge(record(1, 60, 1, true, 30)), Chain::Next); // starts before ours: nothing is between
 }
 
-// The extractor died; its last batch lands behind the fence of the one that followed it.
+// The extractor died; its last batch lands behind the first record of the one that followed it, here a repetition.
 TEST(SequenceChainTest, IgnoresADeadProducersLateRecord)
 {
 	SequenceChain chain(1, 50);
 	EXPECT_EQ(chain.judge(record(1, 60, 1, false, 50)), Chain::Next);
-	EXPECT_EQ(chain.judge(record(2, 0)), Chain::Duplicate); // the fence carries no transaction, but raises
+	EXPECT_EQ(chain.judge(record(2, 50, 1, true, 40)), Chain::Duplicate);
 	EXPECT_EQ(chain.incarnation(), 2);
 	EXPECT_EQ(chain.judge(record(1, 60, 2, true, 50)), Chain::Stale);
 	EXPECT_EQ(chain.judge(record(2, 60, 1, true, 50)), Chain::Next);
@@ -282,6 +284,198 @@ TEST(TransactionGateTest, OnlyWholeTransactionsComplete)
 			}
 		}
 	}
+}
+
+// ---- Incarnations: every order in which the records of extractors that died and of the one that lives can land
+
+using Topic = std::vector<Envelope>;
+
+// Transactions with so many records each; the n-th has sequence 10 n.
+struct History
+{
+	std::vector<uint32_t> lengths;
+
+	// Everything from a boundary on: 0 is before the first transaction.
+	Topic from(size_t boundary, int64_t incarnation) const
+	{
+		Topic records;
+		for (size_t i = boundary; i < lengths.size(); ++i)
+			for (uint32_t position = 1; position <= lengths[i]; ++position)
+				records.push_back(
+					record(incarnation, 10 * (i + 1), position, position == lengths[i], 10 * i));
+		return records;
+	}
+	// The boundary up to which a beginning of from(boundary) holds whole transactions.
+	size_t wholeIn(const Topic &stream, size_t count, size_t boundary) const
+	{
+		for (size_t i = 0; i < count; ++i)
+			if (stream[i].last)
+				++boundary;
+		return boundary;
+	}
+};
+
+// What an applier does, with what it stores: the offset behind the last transaction applied, its sequence, and the
+// incarnation.
+class Reader
+{
+public:
+	std::vector<uint64_t> applied;
+	std::string trouble;
+
+	// Reads up to that offset.
+	void readTo(const Topic &topic, size_t end)
+	{
+		for (; offset_ < end && trouble.empty(); ++offset_)
+			read(topic[offset_]);
+	}
+	// Ends, and starts again from what it had stored.
+	void restart()
+	{
+		chain_ = SequenceChain(storedIncarnation_, applied.empty() ? 0 : applied.back());
+		gate_ = TransactionGate();
+		gathered_ = 0;
+		offset_ = storedOffset_;
+	}
+
+private:
+	void read(const Envelope &tx)
+	{
+		Chain chain = chain_.judge(tx);
+		if (chain == Chain::Gap)
+			trouble = "gap";
+		if (chain != Chain::Next)
+			return;
+		Gate gate = gate_.judge(tx);
+		if (gate == Gate::Broken)
+			trouble = "broken";
+		if (gate != Gate::Begin && gate != Gate::Continue)
+			return;
+		gathered_ = gate == Gate::Begin ? 1 : gathered_ + 1;
+		if (gathered_ != tx.position)
+			trouble = "not whole";
+		if (!tx.last)
+			return;
+		applied.push_back(tx.sequence);
+		chain_.applied(tx.sequence);
+		storedOffset_ = offset_ + 1;
+		storedIncarnation_ = chain_.incarnation();
+	}
+
+	SequenceChain chain_{0, 0};
+	TransactionGate gate_;
+	uint32_t gathered_ = 0;
+	size_t offset_ = 0;
+	size_t storedOffset_ = 0;
+	int64_t storedIncarnation_ = 0;
+};
+
+std::string told(const Topic &topic)
+{
+	std::string text;
+	for (const Envelope &tx : topic)
+		text += std::to_string(tx.incarnation) + ":" + std::to_string(tx.sequence) + "." + std::to_string(tx.position) + " ";
+	return text;
+}
+
+// Once through, and once for each place where the reader may end and start again.
+void expectEachOnce(const History &history, const Topic &topic)
+{
+	for (size_t restartAt = 0; restartAt <= topic.size(); ++restartAt)
+	{
+		Reader reader;
+		reader.readTo(topic, restartAt);
+		reader.restart();
+		reader.readTo(topic, topic.size());
+		bool good = reader.trouble.empty() && reader.applied.size() == history.lengths.size();
+		for (size_t i = 0; good && i < reader.applied.size(); ++i)
+			good = reader.applied[i] == 10 * (i + 1);
+		ASSERT_TRUE(good) << told(topic) << "restarted at " << restartAt << ": " << reader.trouble;
+	}
+}
+
+// All ways to mix streams, each in its own order, behind what is in the topic already.
+void mix(Topic &topic, std::vector<Topic> streams, std::vector<size_t> taken, const std::function<void()> &visit)
+{
+	bool any = false;
+	for (size_t i = 0; i < streams.size(); ++i)
+	{
+		if (taken[i] == streams[i].size())
+			continue;
+		any = true;
+		topic.push_back(streams[i][taken[i]++]);
+		mix(topic, streams, taken, visit);
+		topic.pop_back();
+		--taken[i];
+		if (::testing::Test::HasFatalFailure())
+			return;
+	}
+	if (!any)
+		visit();
+}
+
+Topic part(const Topic &stream, size_t from, size_t to)
+{
+	return {stream.begin() + static_cast<std::ptrdiff_t>(from), stream.begin() + static_cast<std::ptrdiff_t>(to)};
+}
+
+TEST(IncarnationTest, TwoInEveryOrder)
+{
+	const History history{{1, 3, 2}};
+	const Topic first = history.from(0, 1);
+	size_t orders = 0;
+	for (size_t inTime = 0; inTime <= first.size(); ++inTime) // landed while it lived
+		for (size_t landed = inTime; landed <= first.size(); ++landed) // and late
+			for (size_t boundary = 0; boundary <= history.wholeIn(first, inTime, 0); ++boundary)
+			{
+				Topic topic = part(first, 0, inTime);
+				mix(topic, {part(first, inTime, landed), history.from(boundary, 2)}, {0, 0},
+					[&]
+					{
+						++orders;
+						expectEachOnce(history, topic);
+					});
+				ASSERT_FALSE(HasFatalFailure());
+			}
+	EXPECT_GT(orders, 2000u);
+}
+
+// Two that die one after the other: the late records of both, mixed with those of the third.
+TEST(IncarnationTest, ThreeInEveryOrder)
+{
+	const History history{{2, 2}};
+	const Topic first = history.from(0, 1);
+	size_t orders = 0;
+	for (size_t inTime = 0; inTime <= first.size(); ++inTime)
+		for (size_t boundary = 0; boundary <= history.wholeIn(first, inTime, 0); ++boundary)
+		{
+			const Topic second = history.from(boundary, 2);
+			for (size_t secondInTime = 0; secondInTime <= second.size(); ++secondInTime)
+				// of the first one's late records, some land while the second lives
+				for (size_t amid = inTime; amid <= first.size(); ++amid)
+				{
+					Topic topic = part(first, 0, inTime);
+					mix(topic, {part(first, inTime, amid), part(second, 0, secondInTime)}, {0, 0},
+						[&]
+						{
+							for (size_t third = boundary; third <= history.wholeIn(second, secondInTime, boundary); ++third)
+							{
+								Topic all = topic;
+								mix(all,
+									{part(first, amid, first.size()), part(second, secondInTime, second.size()),
+									 history.from(third, 3)},
+									{0, 0, 0},
+									[&]
+									{
+										++orders;
+										expectEachOnce(history, all);
+									});
+							}
+						});
+					ASSERT_FALSE(HasFatalFailure());
+				}
+		}
+	EXPECT_GT(orders, 10000u);
 }
 
 } // namespace

@@ -15,12 +15,12 @@ namespace
 {
 
 constexpr Operation kOperations[] = {Operation::Insert, Operation::Update, Operation::Delete};
-constexpr LocalKind kKinds[] = {LocalKind::Absent, LocalKind::Live, LocalKind::Tombstone};
+constexpr LocalKind kKinds[] = {LocalKind::Absent, LocalKind::Live, LocalKind::Tombstone, LocalKind::Aside};
 
 Decision resolveWith(LocalKind kind, Version local, Operation op, Version incoming, bool sameTransaction = false,
                      bool seenByIncoming = false, bool sawIncoming = false)
 {
-	return resolve({kind, std::move(local), sameTransaction, seenByIncoming, sawIncoming}, op, incoming);
+	return resolve({kind, std::move(local), sameTransaction, seenByIncoming, sawIncoming, std::nullopt}, op, incoming);
 }
 
 const Version kLow{{100}, "b"};
@@ -32,20 +32,24 @@ struct Expected
 	Operation op;
 	Action wins;  // when the incoming event is the later one
 	Action loses; // when it is the earlier one
-	ConflictType conflict;
+	ConflictType wonConflict;
+	ConflictType lostConflict;
 };
 
 // The whole table, as docs/conflicts.md shows it.
 const Expected kTable[] = {
-    {LocalKind::Absent, Operation::Insert, Action::Insert, Action::Insert, ConflictType::None},
-    {LocalKind::Absent, Operation::Update, Action::Insert, Action::Insert, ConflictType::UpdateMissing},
-    {LocalKind::Absent, Operation::Delete, Action::RememberDelete, Action::RememberDelete, ConflictType::DeleteMissing},
-    {LocalKind::Live, Operation::Insert, Action::Overwrite, Action::Keep, ConflictType::InsertExists},
-    {LocalKind::Live, Operation::Update, Action::Overwrite, Action::Keep, ConflictType::UpdateOriginDiffers},
-    {LocalKind::Live, Operation::Delete, Action::Delete, Action::Keep, ConflictType::DeleteOriginDiffers},
-    {LocalKind::Tombstone, Operation::Insert, Action::Insert, Action::Keep, ConflictType::UpdateDeleted},
-    {LocalKind::Tombstone, Operation::Update, Action::Insert, Action::Keep, ConflictType::UpdateDeleted},
-    {LocalKind::Tombstone, Operation::Delete, Action::RememberDelete, Action::Keep, ConflictType::DeleteMissing},
+    {LocalKind::Absent, Operation::Insert, Action::Insert, Action::Insert, ConflictType::None, ConflictType::None},
+    {LocalKind::Absent, Operation::Update, Action::Insert, Action::Insert, ConflictType::UpdateMissing, ConflictType::UpdateMissing},
+    {LocalKind::Absent, Operation::Delete, Action::RememberDelete, Action::RememberDelete, ConflictType::DeleteMissing, ConflictType::DeleteMissing},
+    {LocalKind::Live, Operation::Insert, Action::Overwrite, Action::Keep, ConflictType::InsertExists, ConflictType::InsertExists},
+    {LocalKind::Live, Operation::Update, Action::Overwrite, Action::Keep, ConflictType::UpdateOriginDiffers, ConflictType::UpdateOriginDiffers},
+    {LocalKind::Live, Operation::Delete, Action::Delete, Action::Keep, ConflictType::DeleteOriginDiffers, ConflictType::UpdateDeleted},
+    {LocalKind::Tombstone, Operation::Insert, Action::Insert, Action::Keep, ConflictType::UpdateDeleted, ConflictType::DeleteOriginDiffers},
+    {LocalKind::Tombstone, Operation::Update, Action::Insert, Action::Keep, ConflictType::UpdateDeleted, ConflictType::DeleteOriginDiffers},
+    {LocalKind::Tombstone, Operation::Delete, Action::RememberDelete, Action::Keep, ConflictType::DeleteMissing, ConflictType::DeleteMissing},
+    {LocalKind::Aside, Operation::Insert, Action::Insert, Action::Keep, ConflictType::InsertExists, ConflictType::InsertExists},
+    {LocalKind::Aside, Operation::Update, Action::Insert, Action::Keep, ConflictType::UpdateOriginDiffers, ConflictType::UpdateOriginDiffers},
+    {LocalKind::Aside, Operation::Delete, Action::RememberDelete, Action::Keep, ConflictType::DeleteOriginDiffers, ConflictType::UpdateDeleted},
 };
 
 TEST(ResolverTest, ConcurrentEventsFollowTheTable)
@@ -53,9 +57,21 @@ TEST(ResolverTest, ConcurrentEventsFollowTheTable)
 	for (const Expected &row : kTable)
 	{
 		bool absent = row.kind == LocalKind::Absent;
-		EXPECT_EQ(resolveWith(row.kind, kLow, row.op, kHigh), (Decision{row.wins, row.conflict, true}));
-		EXPECT_EQ(resolveWith(row.kind, kHigh, row.op, kLow), (Decision{row.loses, row.conflict, absent}));
+		EXPECT_EQ(resolveWith(row.kind, kLow, row.op, kHigh), (Decision{row.wins, row.wonConflict, true}));
+		EXPECT_EQ(resolveWith(row.kind, kHigh, row.op, kLow), (Decision{row.loses, row.lostConflict, absent}));
 	}
+}
+
+TEST(ResolverTest, AConflictHasOneNameWhicheverSideComes)
+{
+	for (Operation one : kOperations)
+		for (Operation other : kOperations)
+		{
+			if ((one == Operation::Insert) != (other == Operation::Insert) && one != Operation::Delete && other != Operation::Delete)
+				continue; // how a row came to be cannot be seen: the log joins the two names
+			auto left = [](Operation op) { return op == Operation::Delete ? LocalKind::Tombstone : LocalKind::Live; };
+			EXPECT_EQ(resolveWith(left(one), kLow, other, kHigh).conflict, resolveWith(left(other), kHigh, one, kLow).conflict);
+		}
 }
 
 TEST(ResolverTest, KnowledgeEndsTheConflictAndChangesNothingElse)
@@ -76,7 +92,7 @@ TEST(ResolverTest, KnowledgeEndsTheConflictAndChangesNothingElse)
 
 TEST(ResolverTest, EventsOfOneRegionAreNeverInConflict)
 {
-	for (LocalKind kind : {LocalKind::Live, LocalKind::Tombstone})
+	for (LocalKind kind : {LocalKind::Live, LocalKind::Tombstone, LocalKind::Aside})
 		for (Operation op : kOperations)
 			for (int64_t local : {100, 300})
 				EXPECT_EQ(resolveWith(kind, {{local}, "a"}, op, {{200}, "a"}).conflict, ConflictType::None);
@@ -103,7 +119,7 @@ TEST(ResolverTest, ALaterEventOfTheSameTransactionAlwaysApplies)
 
 TEST(ResolverTest, TheSameVersionAgainChangesNothing)
 {
-	for (LocalKind kind : {LocalKind::Live, LocalKind::Tombstone})
+	for (LocalKind kind : {LocalKind::Live, LocalKind::Tombstone, LocalKind::Aside})
 		for (Operation op : kOperations)
 			EXPECT_EQ(resolveWith(kind, kLow, op, kLow), (Decision{Action::Keep, ConflictType::None, false}));
 }
@@ -146,6 +162,64 @@ TEST(ResolverTest, BothSidesAgreeOnTheWinner)
 					bool firstWins = resolveWith(LocalKind::Live, second, Operation::Update, first).incomingWins;
 					EXPECT_NE(firstWins, secondWins);
 				}
+}
+
+// Whatever the version really is between what is known of it: the answer is the one that it would give, or none.
+TEST(ResolverTest, AForgottenVersionIsNeverGuessed)
+{
+	std::vector<Version> versions{{}};
+	for (int64_t hlc : {1, 2, 3, 4})
+		for (const char *region : {"a", "b"})
+			versions.push_back({{hlc}, region});
+	int undecided = 0;
+	for (LocalKind kind : {LocalKind::Live, LocalKind::Tombstone})
+		for (Operation op : {Operation::Insert, Operation::Update, Operation::Delete, Operation::Truncate})
+			for (const Version &known : versions)
+				for (int64_t atMost : {0, 1, 2, 3, 4})
+					for (const Version &incoming : versions)
+						for (int flags = 0; flags < 4; ++flags)
+						{
+							if (known.hlc.value > atMost || incoming.hlc.value == 0)
+								continue;
+							LocalState forgotten{kind, known, false, (flags & 1) != 0, (flags & 2) != 0, Hlc{atMost}};
+							Decision decision = resolve(forgotten, op, incoming);
+							bool canTell = incoming <= known || incoming.hlc.value > atMost;
+							ASSERT_EQ(decision.action != Action::Undecided, canTell);
+							if (!canTell)
+							{
+								ASSERT_EQ(decision, (Decision{Action::Undecided, ConflictType::None, false}));
+								++undecided;
+								continue;
+							}
+							for (const Version &truth : versions)
+							{
+								if (truth < known || truth.hlc.value > atMost)
+									continue;
+								Decision informed = resolveWith(kind, truth, op, incoming);
+								ASSERT_EQ(decision.action, informed.action);
+								ASSERT_EQ(decision.incomingWins, informed.incomingWins);
+							}
+						}
+	EXPECT_GT(undecided, 0);
+}
+
+TEST(ResolverTest, WhatThisTransactionWroteIsNotForgotten)
+{
+	for (LocalKind kind : kKinds)
+		for (Operation op : kOperations)
+		{
+			LocalState own{kind, {}, true, false, false, Hlc{300}};
+			EXPECT_EQ(resolve(own, op, kLow), resolveWith(kind, {}, op, kLow, true));
+		}
+}
+
+TEST(ResolverTest, WhereNothingIsNothingIsForgotten)
+{
+	for (Operation op : kOperations)
+	{
+		LocalState absent{LocalKind::Absent, {}, false, false, false, Hlc{300}};
+		EXPECT_EQ(resolve(absent, op, kLow), resolveWith(LocalKind::Absent, {}, op, kLow));
+	}
 }
 
 TEST(ConflictTypeTest, NamesAreThoseOfPostgres)

@@ -1,7 +1,7 @@
 # Tests of src/core, and of the part of src/kafka that only reads: no server, no Kafka. Included by the top-level Makefile; works alone too (make -f test/unit/unit.mk).
 #
-#   make unit         GoogleTest under ASan and UBSan, and a short simulation under them
-#   make sim          the simulation, optimised, after a test of itself: SIM_ARGS="--seconds 60", "--seeds 17 1", ...
+#   make unit         GoogleTest under ASan and UBSan, a short simulation and some of the fold's seeds under them
+#   make sim          the simulation, optimised, after a test of itself, and the proof of the fold: SIM_ARGS="--seconds 60", "--seeds 17 1", ...
 #   make core-bench   what an event costs to write, read and name
 
 BUILD ?= build
@@ -22,9 +22,11 @@ CORE_BENCH_OBJS = $(call core_objects,optimised,test/unit/core_bench.cpp)
 unit: $(BUILD)/unit_tests $(BUILD)/sim_sanitized
 	$(BUILD)/unit_tests --gtest_brief=1
 	$(BUILD)/sim_sanitized $(UNIT_SIM_ARGS)
+	$(BUILD)/sim_sanitized --prove $(UNIT_SIM_ARGS)
 
 sim: $(BUILD)/sim_optimised
 	$(BUILD)/sim_optimised --self-test
+	$(BUILD)/sim_optimised --prove
 	$(BUILD)/sim_optimised $(SIM_ARGS)
 
 core-bench: $(BUILD)/core_bench

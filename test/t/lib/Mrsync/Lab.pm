@@ -21,13 +21,14 @@ use Cwd qw(abs_path);
 use File::Basename qw(basename dirname);
 use File::Path qw(make_path);
 use IPC::Open3 qw(open3);
+use List::Util qw(min);
 use Symbol qw(gensym);
 use Test::More ();
 use Time::HiRes qw(sleep time);
 
 use Mrsync::Session;
 
-our $PATIENCE = 180;    # seconds that any wait may take before it counts as a failure
+our $PATIENCE = $ENV{MRSYNC_TEST_PATIENCE} || 180;    # seconds that any wait may take before it counts as a failure
 our $LINK_PATIENCE = 60;    # the same for a link to recover: a worker that keeps failing is started again every 30 s at most
 
 # For sql's options: values print the same whatever a region's own settings are.
@@ -114,6 +115,25 @@ sub kill9 { my ($self, $region) = @_; $self->lab('kill', $region); }     # the p
 sub kafka { my ($self, $what) = @_; $self->lab('kafka', $what); }        # start, stop, kill
 # Restarts a region with its clock shifted by seconds against true time.
 sub clock { my ($self, $region, $seconds) = @_; $self->lab('clock', $region, sprintf '%+d', $seconds); }
+# The same while it runs; the first time it is restarted.
+sub clock_now { my ($self, $region, $seconds) = @_; $self->lab('clock', $region, sprintf('%+d', $seconds), 'now'); }
+# After clock_now, at once: to this shift; or when a process has read its clock so many times from now on.
+sub clock_step
+{
+	my ($self, $region, $seconds, $pid, $reads) = @_;
+	my $name = "$self->{dir}/region/$region/clock.shift";
+	open my $file, '+<:raw', $name or croak "$name: $!";
+	seek $file, 8, 0 if $pid;
+	print $file $pid ? pack('q3', $pid, $reads, $seconds) : pack('q4', $seconds, 0, 0, 0);
+	close $file or croak "$name: $!";
+}
+sub clock_shift
+{
+	my ($self, $region) = @_;
+	open my $file, '<:raw', "$self->{dir}/region/$region/clock.shift" or croak "no movable clock in $region: $!";
+	read $file, my $bytes, 8;
+	return unpack 'q', $bytes;
+}
 
 # What ./lab has written down: the first line of a file in its directory.
 sub state
@@ -196,6 +216,21 @@ sub tables
 	$self->everywhere(join "\n", $ddl, map { "SELECT mrsync.table_add(\$name\$$_\$name\$);" } @names);
 }
 
+# Whether to run this part of a file whose parts do not need one another: all are run, but for MRSYNC_TEST_PART=name.
+sub part
+{
+	my ($self, $name) = @_;
+	return ($ENV{MRSYNC_TEST_PART} // $name) eq $name;
+}
+
+# For tests that read tombstones or overrides: a region that never says how far it is keeps the stable point from being there,
+# so nothing is pruned.
+sub keep_memory
+{
+	my ($self) = @_;
+	$self->everywhere("SELECT mrsync.region_connect('nobody')");
+}
+
 # A session that stays open: $s->sql(..), $s->send(..) and later $s->result.
 sub session
 {
@@ -210,11 +245,13 @@ sub wait_until
 {
 	my ($self, $what, $code, $patience) = @_;
 	my $end = time + ($patience || $PATIENCE);
+	my $pause = 0.05;    # of long waits, too many questions would only slow down what is waited for
 	while (1)
 	{
 		return 1 if $code->();
 		last if time > $end;
-		sleep 0.05;
+		sleep $pause;
+		$pause = min(0.25, 1.1 * $pause);
 	}
 	Test::More::diag($self->status);
 	croak "waited in vain: $what";
@@ -230,6 +267,24 @@ sub wait_for
 	return $is;
 }
 
+# Marks the end of what every region has written, and lets links run, one list after the other: the next ones only when those before
+# have delivered everything.
+sub deliver
+{
+	my ($self, @rounds) = @_;
+	$self->tables('CREATE TABLE marker (region text, batch integer, PRIMARY KEY (region, batch));', 'marker') if !$self->{batch}++;
+	$self->everywhere("INSERT INTO marker SELECT region_id, $self->{batch} FROM mrsync.region WHERE is_local");
+	for my $links (@rounds)
+	{
+		$self->resume(@$links);
+		for (@$links)
+		{
+			my ($source, $target) = split />/;
+			$self->wait_for($target, "SELECT count(*) FROM marker WHERE region = '$source' AND batch = $self->{batch}", 1);
+		}
+	}
+}
+
 # Everything committed so far, anywhere, is applied by every target of an active link.
 sub drain
 {
@@ -242,6 +297,52 @@ sub drain
 		croak "$region has not drained: $error";
 	}
 }
+
+# Every region has in its log of conflicts what all have met so far.
+sub conflicts_told
+{
+	my ($self) = @_;
+	for my $round (1 .. 2)    # what a region is told it may complete, and tell again
+	{
+		$self->wait_for($_, 'SELECT count(*) FROM mrsync.conflict_untold', 0) for $self->regions;
+		my %hlc = map { $_ => $self->sql($_, 'SELECT mrsync.current_hlc()') } $self->regions;
+		my %at;
+		for my $region ($self->regions)
+		{
+			# on the control topic, its heartbeat comes behind them
+			$self->wait_for($region, "SELECT h.hlc OPERATOR(mrsync.>) '$hlc{$_}' AND p.applied_watermark OPERATOR(mrsync.>=) p.watermark FROM mrsync.heartbeat h JOIN mrsync.peer_stat() p USING (region_id) WHERE region_id = '$_'") for $self->peers($region);
+			$self->wait_for($region, 'SELECT count(*) FROM mrsync.conflict_report', 0);
+			$at{$region} = $self->sql($region, 'SELECT clock_timestamp()');
+		}
+		# then the coordinator has gone round
+		$self->wait_for($_, "SELECT sent_at > '$at{$_}'::timestamptz + interval '0.5 s' FROM mrsync.heartbeat WHERE region_id = '$_'") for $self->regions;
+	}
+}
+
+# For tests of what each region meets by itself: what it is told of conflicts does not get into its log, until they are told anew.
+sub conflicts_apart
+{
+	my ($self) = @_;
+	$self->everywhere(<<'SQL');
+CREATE FUNCTION public.is_met() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	RETURN CASE WHEN NOT EXISTS (SELECT FROM mrsync.worker_stat() WHERE kind = 'coordinator' AND pid = pg_backend_pid()) THEN NEW END;
+END $$;
+CREATE TRIGGER is_met BEFORE INSERT ON mrsync.conflict_log FOR EACH ROW EXECUTE FUNCTION public.is_met();
+ALTER TABLE mrsync.conflict_log ENABLE ALWAYS TRIGGER is_met;
+SQL
+}
+sub conflicts_retold
+{
+	my ($self) = @_;
+	$self->everywhere('DROP FUNCTION public.is_met() CASCADE', options => '-c client_min_messages=warning');
+	$self->everywhere('INSERT INTO mrsync.conflict_untold SELECT conflict_id FROM mrsync.conflict_log');
+	$self->conflicts_told;
+}
+
+# What all regions' logs say, but for when they met it.
+our $CONFLICTS = "SELECT to_jsonb(c) - 'resolved_at' FROM mrsync.conflict_log c ORDER BY conflict_id";
+# Of sides a and b: entries whose event has no name, though its transaction had that one only.
+our $UNNAMED = join ' UNION ALL ', map { "SELECT count(*) FROM mrsync.conflict_log c JOIN mrsync.applied_event t ON t.region_id = c.region_$_ AND t.hlc OPERATOR(mrsync.=) c.hlc_$_ WHERE c.event_id_$_ IS NULL AND t.event_id = t.last_event_id" } qw(a b);
 
 sub status
 {
@@ -278,7 +379,7 @@ sub pause
 	for (@links)
 	{
 		my ($source, $target) = split />/;
-		$self->wait_for($target, "SELECT NOT running FROM mrsync.worker_stat() WHERE kind = 'applier' AND peer = '$source'");
+		$self->wait_for($target, "SELECT count(*) FROM mrsync.worker_stat() WHERE kind = 'applier' AND peer = '$source' AND running", 0);
 	}
 }
 
@@ -322,7 +423,7 @@ sub same
 	return $expected;
 }
 
-# Nothing is parked anywhere, no link is degraded or down.
+# Nothing is parked or held aside anywhere, no link is degraded or down.
 sub healthy
 {
 	my ($self, $name) = @_;
@@ -332,6 +433,8 @@ sub healthy
 	{
 		my $rows = $self->sql($region, "SELECT source_region, table_name, operation, sqlstate, message, detail FROM mrsync.apply_error ORDER BY error_id LIMIT 5");
 		push @trouble, "$region: $rows" if $rows ne '';
+		my $aside = $self->sql($region, 'SELECT relation, row_pk, message FROM mrsync.row_aside ORDER BY aside_id LIMIT 5');
+		push @trouble, "$region: $aside" if $aside ne '';
 		# status is written once a second, and what a restart takes may not be over; state is of this moment
 		my $end = time + (@trouble ? 0 : $LINK_PATIENCE);
 		while (($rows = $self->sql($region, "SELECT source_region, target_region, status, state FROM mrsync.link_status WHERE status = 'degraded' OR state ~ '^(degraded|down)'")) ne '' && time < $end)
@@ -374,6 +477,13 @@ END
 	$? = $code;
 }
 $SIG{$_} = sub { Test::More::diag("ended by SIG$_[0]"); exit 130 } for qw(INT TERM HUP);
+
+# For 30_mutants.t: one failure is all that it asks for.
+if ($ENV{MRSYNC_TEST_STOP_AT_FIRST})
+{
+	require Test2::API;
+	Test2::API::test2_stack()->top->listen(sub { my (undef, $event) = @_; exit 1 if $event->causes_fail });
+}
 
 binmode Test::More->builder->$_, ':encoding(UTF-8)' for qw(output failure_output todo_output);
 
