@@ -729,7 +729,8 @@ CREATE TABLE mrsync.conflict_log (
 	resolved_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	constraint_name text,
 	other_pk jsonb,
-	rule_activation mrsync.hlc
+	rule_activation mrsync.hlc,
+	given_up integer NOT NULL DEFAULT 0
 );
 CREATE INDEX conflict_log_table ON mrsync.conflict_log (table_name, resolved_at);
 CREATE INDEX conflict_log_time ON mrsync.conflict_log (resolved_at);
@@ -761,6 +762,7 @@ COMMENT ON COLUMN mrsync.conflict_log.resolved_at IS 'When this region met and r
 COMMENT ON COLUMN mrsync.conflict_log.constraint_name IS 'The unique index or exclusion constraint by which the rows of both sides exclude each other; several are separated by commas; NULL: both sides are of one row';
 COMMENT ON COLUMN mrsync.conflict_log.other_pk IS 'The key of side b''s row, where both sides are not of one row';
 COMMENT ON COLUMN mrsync.conflict_log.rule_activation IS 'Since when the rule was in force that has decided, as in mrsync.merge_function; NULL: there is none, and the last writer has won';
+COMMENT ON COLUMN mrsync.conflict_log.given_up IS 'Of the merges that the result was to be made of, how many have all regions given up, since a function did not come to an end: the later writer''s values were taken (mrsync.merge_failure)';
 
 CREATE TABLE mrsync.conflict_untold (conflict_id uuid NOT NULL);
 COMMENT ON TABLE mrsync.conflict_untold IS 'Entries of conflict_log that this region has made or added to, and not told the others yet';

@@ -284,8 +284,12 @@ void Apply::row(const ChangeEvent &event, const SeenVector &seen)
 		{
 			RowVersion version = target->version(region_, held);
 			local.kind = LocalKind::Live;
-			local.sameTransaction = version.mine;
-			if (!version.mine)
+			// Sent again, a merged row comes behind the events that made it. They are here, and perhaps others that its sender lacks.
+			const bool isMade = version.mine && resent && event.tx.step == 0 && target->merger && !mutated("resend_row_counts");
+			local.sameTransaction = version.mine && !isMade;
+			if (isMade)
+				local.version = incoming;
+			else if (!version.mine)
 			{
 				// one that is forgotten, but surely from before table_add: older than every event
 				if (version.atMost && version.hlc > target->base)

@@ -59,6 +59,8 @@ public:
 	std::optional<Version> refold(Oid root, const Image &pk, const Version &mine);
 	// Forgets the history of a row up to a stamp. False: somebody is writing it; the transaction is to be aborted.
 	bool forgetHistory(Oid root, const Image &pk, Hlc upTo);
+	// Behind refold(), in its transaction: entries of the row that are in the log with what has been given up since. table: as events name it.
+	void logGivenUp(Oid root, const std::string &table, const Image &pk);
 
 	// The table that was added, of which this name is that or a partition. Throws PgError: no such table here, or not added.
 	Oid rootOf(const std::string &table);
@@ -123,9 +125,12 @@ private:
 		RowState result;
 		Hlc since; // the rule's; zero: there is none
 		bool isKnown = true; // else the history does not have all of both
+		uint64_t givenUp = 0; // merges that were to make the result
 		bool isMerge() const { return strategy != kLastWriter; }
 	};
 	Merged mergedPair(Target &target, const ChangeEvent &event, const std::string &pkText, const Version &other, std::optional<Image> &here);
+	Merged mergedPair(Target &target, const std::string &pkText, const Version &incoming, const Version &other, const HistoryEvent *lost,
+					  std::optional<Image> &here);
 	void log(Target &target, const ChangeEvent &event, const SeenVector &seen, const std::string &pkText, const LocalState &local, const Decision &decision,
 			 const std::optional<Image> &localImage);
 	void logPair(Target &target, const ChangeEvent &event, const std::string &pkText, const LocalState &local, const Decision &decision,

@@ -18,8 +18,14 @@ constexpr size_t kMostSides = 32; // of the entries of one row, that an event is
 static std::string entryStatement(const std::string &values)
 {
 	return "WITH changed AS (INSERT INTO mrsync.conflict_log AS c (conflict_id, conflict_type, table_name, row_pk, event_id_a, event_id_b, region_a, region_b, "
-		   "hlc_a, hlc_b, image_a, image_b, result, resolution_strategy, winner_region, winner_event_id, constraint_name, other_pk, rule_activation) VALUES (" +
+		   "hlc_a, hlc_b, image_a, image_b, result, resolution_strategy, winner_region, winner_event_id, constraint_name, other_pk, rule_activation, given_up) VALUES (" +
 		   values + ")" + joinEntries() + " RETURNING c.conflict_id) INSERT INTO mrsync.conflict_untold SELECT conflict_id FROM changed";
+}
+
+// SQL: of the entries that the statement changes, the other regions are to be told.
+static std::string untold(const std::string &update)
+{
+	return "WITH changed AS (" + update + " RETURNING c.conflict_id) INSERT INTO mrsync.conflict_untold SELECT conflict_id FROM changed";
 }
 
 // What the rule makes of the event and what it met, of these two alone: so it is the same wherever they meet, whatever else the
@@ -27,8 +33,15 @@ static std::string entryStatement(const std::string &values)
 Apply::Merged Apply::mergedPair(Target &target, const ChangeEvent &event, const std::string &pkText, const Version &other,
 								std::optional<Image> &here)
 {
+	const HistoryEvent lost{{event.hlc, event.region}, target.merger->normal(event.before), target.merger->normal(event.after)};
+	return mergedPair(target, pkText, lost.version, other, &lost, here);
+}
+
+// lost: the incoming one, should it be in no history since it has lost to a deletion.
+Apply::Merged Apply::mergedPair(Target &target, const std::string &pkText, const Version &incoming, const Version &other, const HistoryEvent *lost,
+								std::optional<Image> &here)
+{
 	Merger &merger = *target.merger;
-	const Version incoming{event.hlc, event.region};
 	const MergeRule &rule = merger.rules().at(std::max(incoming, other).hlc);
 	if (!rule.merges())
 		return Merged{kLastWriter, std::nullopt, rule.from};
@@ -45,10 +58,29 @@ Apply::Merged Apply::mergedPair(Target &target, const ChangeEvent &event, const 
 		}
 	if (!hasOther)
 		return Merged{kLastWriter, std::nullopt, Hlc(), false}; // it is from before histories were kept
-	if (!hasIncoming) // it has lost to a deletion
-		pair.insert({incoming, merger.normal(event.before), merger.normal(event.after)});
+	if (!hasIncoming && lost)
+		pair.insert(*lost);
 	const bool isWhole = hasIncoming && history.baseVersion() != incoming && history.baseVersion() != other;
-	return Merged{rule.calls() ? "merge_function" : kLastChange, pair.fold(merger.rules(), merger), rule.from, isWhole};
+	const uint64_t before = merger.givenUp();
+	RowState result = pair.fold(merger.rules(), merger);
+	return Merged{rule.calls() ? "merge_function" : kLastChange, std::move(result), rule.from, isWhole, merger.givenUp() - before};
+}
+
+void Apply::logGivenUp(Oid root, const std::string &table, const Image &pk)
+{
+	Target &target = leafOf(root, pk);
+	const std::string pkText = encodeImage(pk);
+	target.merger->row(pkText, target.keyName(pk), Version{Hlc{INT64_MAX}, ""});
+	for (const spi::Row &row : spi::query("SELECT conflict_id, hlc_a::bigint, region_a, hlc_b::bigint, region_b FROM mrsync.conflict_log WHERE row_pk = $1::jsonb AND "
+										  "table_name = $2 AND other_pk IS NULL AND resolution_strategy = 'merge_function'",
+										  {pkText, table}))
+	{
+		std::optional<Image> image;
+		const Merged merged = mergedPair(target, pkText, Version{Hlc{std::stoll(*row[3])}, *row[4]}, Version{Hlc{std::stoll(*row[1])}, *row[2]}, nullptr, image);
+		if (merged.isKnown)
+			spi::execute(untold("UPDATE mrsync.conflict_log c SET result = $2::jsonb, given_up = $3::integer WHERE conflict_id = $1::uuid AND given_up < $3::integer").c_str(),
+						 {row[0], merged.result ? spi::Value(encodeImage(*merged.result)) : std::nullopt, std::to_string(merged.givenUp)});
+	}
 }
 
 // An event and what it has met, or would have met if that were still the row's version.
@@ -76,10 +108,10 @@ void Apply::logPair(Target &target, const ChangeEvent &event, const std::string 
 	Uuid id = conflictId(event.table, target.heldKeyName(pkText), event.hlc, event.region, version.hlc, version.region);
 	static spi::Statement *const statement = new spi::Statement(
 		entryStatement("$1::uuid, $2, $3, $4::jsonb, $5::uuid, $6::uuid, $7, $8, $9::mrsync.hlc, $10::mrsync.hlc, $11::jsonb, $12::jsonb, $13::jsonb, $14, "
-					   "$8, $6::uuid, NULL, NULL, $15::mrsync.hlc"));
+					   "$8, $6::uuid, NULL, NULL, $15::mrsync.hlc, $16::integer"));
 	statement->execute({toText(id), toText(decision.conflict), event.table, pkText, a.eventId, b.eventId, a.region, b.region, a.hlc, b.hlc, a.image, b.image,
 						merged.isMerge() ? imageText(merged.result) : b.image, merged.strategy,
-						merged.since.value != 0 ? Value(toText(merged.since)) : std::nullopt});
+						merged.since.value != 0 ? Value(toText(merged.since)) : std::nullopt, std::to_string(merged.givenUp)});
 }
 
 void Apply::log(Target &target, const ChangeEvent &event, const SeenVector &seen, const std::string &pkText, const LocalState &local,
@@ -143,10 +175,8 @@ void Apply::nameLast(Target &target, const ChangeEvent &event, const std::string
 	const std::optional<Image> after = event.after && target.merger ? target.merger->normal(event.after) : event.after;
 	const spi::Value image = after ? spi::Value(encodeImage(*after)) : std::nullopt;
 	const char *const inserts = event.operation == Operation::Insert ? "true" : "c.conflict_type = 'insert_exists'";
-	auto renamed = [&](const std::string &update)
-	{ return "WITH changed AS (" + update + " RETURNING c.conflict_id) INSERT INTO mrsync.conflict_untold SELECT conflict_id FROM changed"; };
 	if (isKnown && !mutated("first_named"))
-		spi::execute(renamed("UPDATE mrsync.conflict_log c SET event_id_a = $5::uuid, image_a = $6::jsonb, conflict_type = " +
+		spi::execute(untold("UPDATE mrsync.conflict_log c SET event_id_a = $5::uuid, image_a = $6::jsonb, conflict_type = " +
 							 conflictTypeBy("$6", "c.image_b", inserts) +
 							 " WHERE row_pk = $1::jsonb AND table_name = $2 AND hlc_a OPERATOR(mrsync.=) $3::mrsync.hlc AND region_a = $4 AND event_id_a < $5::uuid "
 							 "AND other_pk IS NULL")
@@ -161,11 +191,11 @@ void Apply::nameLast(Target &target, const ChangeEvent &event, const std::string
 			Merged merged;
 			if (target.merger)
 				merged = mergedPair(target, event, pkText, row[1] ? Version{Hlc{std::stoll(*row[1])}, row[2].value_or("")} : Version{}, other);
-			spi::execute(renamed("UPDATE mrsync.conflict_log c SET event_id_b = $2::uuid, winner_event_id = $2::uuid, image_b = $3::jsonb, result = $4::jsonb, "
-								 "conflict_type = " +
+			spi::execute(untold("UPDATE mrsync.conflict_log c SET event_id_b = $2::uuid, winner_event_id = $2::uuid, image_b = $3::jsonb, result = $4::jsonb, given_up = "
+								"$5::integer, conflict_type = " +
 								 conflictTypeBy("c.image_a", "$3", inserts) + " WHERE conflict_id = $1::uuid")
 							 .c_str(),
-						 {row[0], toText(event.id), image, !merged.isMerge() ? image : merged.result ? spi::Value(encodeImage(*merged.result)) : std::nullopt});
+						 {row[0], toText(event.id), image, !merged.isMerge() ? image : merged.result ? spi::Value(encodeImage(*merged.result)) : std::nullopt, std::to_string(merged.givenUp)});
 		}
 	if (isLogged)
 		logged_[slot] = hasLogged_ = true;
@@ -191,7 +221,7 @@ void Apply::logExclusion(Target &target, const ChangeEvent &event, const std::st
 	const Side &b = incomingWins ? incoming : here;
 	Uuid id = conflictId(event.table, a.name + '\n' + b.name, a.version.hlc, a.version.region, b.version.hlc, b.version.region);
 	spi::execute(entryStatement("$1::uuid, $2, $3, $4::jsonb, $5::uuid, $6::uuid, $7, $8, $9::mrsync.hlc, $10::mrsync.hlc, $11::jsonb, $12::jsonb, $12::jsonb, "
-								"'last_writer_wins', $8, $6::uuid, $13, $14::jsonb, NULL")
+								"'last_writer_wins', $8, $6::uuid, $13, $14::jsonb, NULL, 0")
 					 .c_str(),
 				 {toText(id), toText(type), event.table, a.pk, a.eventId, b.eventId, a.version.region, b.version.region,
 				  toText(a.version.hlc), toText(b.version.hlc), a.image, b.image, rival.constraint, b.pk});

@@ -21,7 +21,7 @@ constexpr char kBytesAtOnce[] = "1000000"; // of images, as they are stored; one
 constexpr char kLockMs[] = "SET LOCAL lock_timeout = '20ms'"; // heartbeats wait as long; and appliers hold what they have logged
 #define COLUMNS                                                                                                                                \
 	"conflict_id, conflict_type, table_name, row_pk, event_id_a, event_id_b, region_a, region_b, hlc_a, hlc_b, image_a, image_b, "              \
-	"resolution_strategy, winner_region, winner_event_id, resolved_at, constraint_name, other_pk, rule_activation"
+	"resolution_strategy, winner_region, winner_event_id, resolved_at, constraint_name, other_pk, rule_activation, given_up"
 
 // SQL: the last event on a row of the transaction of t, a record in mrsync.applied_event; isGone: it left no row.
 std::string eventOf(const std::string &table, const std::string &pk, const std::string &isGone)
@@ -102,7 +102,7 @@ std::string conflictTypeBy(const std::string &imageA, const std::string &imageB,
 }
 
 // A side is as who knows its event has it; of several of one transaction the last counts; should it be known with several images, the greatest
-// text. The rule that was activated last decides: who decided by another one had not heard of it. What is left is a matter of how things
+// text. The rule that was activated last decides, and the most merges given up: who decided otherwise had not heard of it. What is left is a matter of how things
 // met: the first by name.
 std::string joinEntries()
 {
@@ -115,8 +115,9 @@ std::string joinEntries()
 	auto isLower = [](const std::string &column) { return "excluded." + column + "::text COLLATE \"C\" < c." + column + "::text"; };
 	auto lower = [&](const std::string &column) { return "CASE WHEN " + isLower(column) + " THEN excluded." + column + " ELSE c." + column + " END"; };
 	const std::string isNewA = isNewer("a"), isNewB = isNewer("b");
-	const std::string rule = "coalesce(c.rule_activation::bigint, 0)", otherRule = "coalesce(excluded.rule_activation::bigint, 0)";
-	const std::string decides = otherRule + " > " + rule + " OR " + otherRule + " = " + rule + " AND (" + isNewA + " OR " + isNewB + ")";
+	auto basis = [](const std::string &of) { return "(coalesce(" + of + ".rule_activation::bigint, 0), " + of + ".given_up)"; };
+	const std::string isBetter = basis("excluded") + " > " + basis("c");
+	const std::string decides = isBetter + " OR " + basis("excluded") + " = " + basis("c") + " AND (" + isNewA + " OR " + isNewB + ")";
 	auto better = [&](const std::string &when, const std::string &column) { return "CASE WHEN " + when + " THEN excluded." + column + " ELSE c." + column + " END"; };
 	// Of two rows: a row that is tried again (worker/releases.h) does not know any more what it was; several rivals may be there in one region only.
 	auto rank = [](const std::string &type) { return "array_position('{insert_exists,update_exists,multiple_unique_conflicts}'::text[], " + type + ")"; };
@@ -127,9 +128,9 @@ std::string joinEntries()
 	return " ON CONFLICT (conflict_id) DO UPDATE SET event_id_a = greatest(c.event_id_a, excluded.event_id_a), event_id_b = greatest(c.event_id_b, "
 		   "excluded.event_id_b), winner_event_id = greatest(c.event_id_b, excluded.event_id_b), image_a = " +
 		   imageA + ", image_b = " + imageB + ", conflict_type = " + type + ", result = CASE WHEN " + strategy + " = 'last_writer_wins' THEN " + imageB + " ELSE " +
-		   better(decides, "result") + " END, resolution_strategy = " + strategy + ", rule_activation = " + better(decides, "rule_activation") + ", row_pk = " +
+		   better(decides, "result") + " END, resolution_strategy = " + strategy + ", rule_activation = " + better(decides, "rule_activation") + ", given_up = " + better(decides, "given_up") + ", row_pk = " +
 		   lower("row_pk") + ", other_pk = " + lower("other_pk") + ", constraint_name = " + lower("constraint_name") + " WHERE " + isNewA + " OR " + isNewB + " OR " +
-		   otherRule + " > " + rule + " OR " + type + " <> c.conflict_type OR " + isLower("row_pk") + " OR " + isLower("other_pk") + " OR " +
+		   isBetter + " OR " + type + " <> c.conflict_type OR " + isLower("row_pk") + " OR " + isLower("other_pk") + " OR " +
 		   isLower("constraint_name");
 }
 
@@ -150,22 +151,33 @@ bool ConflictReports::step()
 {
 	if (steadyNow() < at_)
 		return false;
-	bool more = false;
-	try
+	bool more = false, hasFailed = false;
+	auto attempt = [&](auto &&part) // what one of them fails at does not keep the others
 	{
-		const Work work = look();
-		more = work.take && take();
-		more |= work.name && applied();
-		more |= work.tell && tell();
-		if (!more)
-			at_ = steadyNow() + kInterval;
-	}
-	catch (const PgError &error)
-	{
-		at_ = steadyNow() + kFailurePause;
-		if (!isRetryable(error)) // an applier that logs, or somebody who works on the log, is not waited for
-			pgCall([&, text = error.message().c_str()] { ereport(LOG, (errmsg("could not exchange entries of mrsync.conflict_log: %s", text))); });
-	}
+		try
+		{
+			more |= part();
+		}
+		catch (const PgError &error)
+		{
+			hasFailed = true;
+			if (!isRetryable(error)) // an applier that logs, or somebody who works on the log, is not waited for
+				pgCall([&, text = error.message().c_str()] { ereport(LOG, (errmsg("could not exchange entries of mrsync.conflict_log: %s", text))); });
+		}
+	};
+	Work work{};
+	attempt(
+		[&]
+		{
+			work = look();
+			return false;
+		});
+	attempt([&] { return work.take && take(); });
+	attempt([&] { return work.name && applied(); });
+	attempt([&] { return work.tell && tell(); });
+	more &= !hasFailed;
+	if (!more)
+		at_ = steadyNow() + (hasFailed ? kFailurePause : kInterval);
 	return more;
 }
 

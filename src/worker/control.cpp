@@ -118,12 +118,12 @@ const ControlPlane::Kind ControlPlane::kKinds[] = {
 	 false, true, true, &ControlPlane::ruleTold},
 	{"mrsync.conflict_report",
 	 {"region_id", "conflict_id", "conflict_type", "table_name", "row_pk", "event_id_a", "event_id_b", "region_a", "region_b", "hlc_a", "hlc_b", "image_a",
-	  "image_b", "result", "resolution_strategy", "winner_region", "winner_event_id", "resolved_at", "constraint_name", "other_pk", "rule_activation"},
+	  "image_b", "result", "resolution_strategy", "winner_region", "winner_event_id", "resolved_at", "constraint_name", "other_pk", "rule_activation", "given_up"},
 	 "INSERT INTO mrsync.conflict_report VALUES ($1, $2::uuid, $3, $4, $5::jsonb, $6::uuid, $7::uuid, $8, $9, $10::mrsync.hlc, $11::mrsync.hlc, "
-	 "$12::jsonb, $13::jsonb, $14::jsonb, $15, $16, $17::uuid, least($18::timestamptz, now()), $19, $20::jsonb, $21::mrsync.hlc) ON CONFLICT (region_id, conflict_id) DO "
+	 "$12::jsonb, $13::jsonb, $14::jsonb, $15, $16, $17::uuid, least($18::timestamptz, now()), $19, $20::jsonb, $21::mrsync.hlc, $22::integer) ON CONFLICT (region_id, conflict_id) DO "
 	 "UPDATE SET conflict_type = excluded.conflict_type, event_id_a = excluded.event_id_a, event_id_b = excluded.event_id_b, image_a = excluded.image_a, "
 	 "image_b = excluded.image_b, result = excluded.result, resolution_strategy = excluded.resolution_strategy, winner_event_id = "
-	 "excluded.winner_event_id, rule_activation = excluded.rule_activation",
+	 "excluded.winner_event_id, rule_activation = excluded.rule_activation, given_up = excluded.given_up",
 	 false, false, false, nullptr},
 };
 

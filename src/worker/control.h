@@ -59,7 +59,7 @@ private:
 	struct Kind // a table of ours whose rows travel
 	{
 		const char *table;
-		const char *columns[21];	// those stored, in the order of the parameters; "region_id" first
+		const char *columns[22];	// those stored, in the order of the parameters; "region_id" first
 		const char *store;			// the newest wins
 		bool isCounted;				// has a sequence, and perhaps a watermark
 		bool comesBack;				// of this region's own rows, too, what the topic has is stored

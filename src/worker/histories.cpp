@@ -15,11 +15,18 @@ namespace
 {
 
 constexpr int64_t kInterval = USECS_PER_SEC;
-constexpr int64_t kShare = 20; // of the time, this takes at most one part in so many
-constexpr int64_t kMost = USECS_PER_SEC / 5; // at once: events wait as long
+constexpr int64_t kShare = 10; // of the time, this takes at most one part in so many
+constexpr int64_t kMost = USECS_PER_SEC / 10; // at once: events wait as long
+constexpr size_t kMostKeys = 10000; // listed at once, any: some may have to stay
 constexpr char kLockMs[] = "SET LOCAL lock_timeout = '100ms'"; // events wait as long
 
 Oid toOid(const spi::Value &value) { return static_cast<Oid>(std::stoul(*value)); }
+
+std::optional<Image> keyOf(const std::string &json)
+{
+	auto pk = decodeImage(json);
+	return std::holds_alternative<Image>(pk) ? std::optional(std::get<Image>(std::move(pk))) : std::nullopt;
+}
 
 } // namespace
 
@@ -60,12 +67,12 @@ void Histories::foldByNewRules()
 		[]
 		{
 			std::vector<NewRule> found;
-			for (const spi::Row &row : spi::query("SELECT d.id, t.relation FROM (SELECT definition_id, table_name, activation FROM mrsync.merge_definition WHERE activation IS NOT NULL UNION ALL SELECT "
-												  "failure_id, table_name, event_hlc FROM mrsync.merge_failure WHERE is_shared) d (id, table_name, since) LEFT JOIN (SELECT r.relation::oid, "
+			for (const spi::Row &row : spi::query("SELECT d.id, t.relation, d.table_name, d.row_pk FROM (SELECT definition_id, table_name, activation, NULL::jsonb FROM mrsync.merge_definition WHERE activation IS NOT NULL UNION ALL SELECT "
+												  "failure_id, table_name, event_hlc, row_pk FROM mrsync.merge_failure WHERE is_shared) d (id, table_name, since, row_pk) LEFT JOIN (SELECT r.relation::oid, "
 												  "format('%I.%I', n.nspname, c.relname) FROM mrsync.replicated_table r JOIN pg_class c ON c.oid = r.relation "
 												  "JOIN pg_namespace n ON n.oid = c.relnamespace) t (relation, name) ON t.name = d.table_name WHERE NOT "
 												  "EXISTS (SELECT FROM mrsync.merge_folded f WHERE f.id = d.id) ORDER BY d.since"))
-				found.push_back({*row[0], row[1] ? toOid(row[1]) : InvalidOid});
+				found.push_back({*row[0], row[1] ? toOid(row[1]) : InvalidOid, *row[2], row[3] ? keyOf(*row[3]) : std::nullopt});
 			return found;
 		});
 	for (const NewRule &rule : rules)
@@ -104,7 +111,7 @@ bool Histories::foldAll(const NewRule &rule)
 	auto [known, isNew] = unfolded_.try_emplace(rule.definition);
 	std::vector<Image> &keys = known->second;
 	if (isNew)
-		keys = inTransaction([&] { return historiesOf(rule.root); });
+		keys = rule.pk && OidIsValid(rule.root) ? std::vector<Image>{*rule.pk} : inTransaction([&] { return historiesOf(rule.root); });
 	std::vector<Image> locked;
 	const int64_t end = steadyNow() + kMost;
 	while (!keys.empty() && steadyNow() < end)
@@ -118,6 +125,8 @@ bool Histories::foldAll(const NewRule &rule)
 			std::optional<Version> version = replay_.apply().refold(rule.root, pk, Version{Hlc{INT64_MAX}, ""});
 			if (version)
 			{
+				if (rule.pk)
+					replay_.apply().logGivenUp(rule.root, rule.table, pk);
 				replay_.as(version->region);
 				replay_.commit(InvalidXLogRecPtr, version->hlc);
 			}
@@ -143,44 +152,19 @@ bool Histories::foldAll(const NewRule &rule)
 
 void Histories::forget()
 {
-	Hlc upTo{worker_.region->prunable.load()};
-	std::vector<std::pair<Oid, Image>> keys = inTransaction(
-		[&]
-		{
-			std::vector<std::pair<Oid, Image>> found;
-			spi::Rows open = spi::query("SELECT min(d.since::bigint) FROM (SELECT definition_id, activation FROM mrsync.merge_definition WHERE activation IS NOT "
-										"NULL UNION ALL SELECT failure_id, event_hlc FROM mrsync.merge_failure WHERE is_shared) d (id, since) WHERE NOT EXISTS (SELECT "
-										"FROM mrsync.merge_folded f WHERE f.id = d.id)");
-			if (open[0][0])
-				upTo = std::min(upTo, Hlc{std::stoll(*open[0][0]) - 1});
-			if (upTo <= forgotten_) // a region is away: the histories may be long by now
-				return found;
-			for (const spi::Row &row : spi::query("SELECT DISTINCT h.relation::oid, h.row_pk::text FROM mrsync.row_history h CROSS JOIN LATERAL "
-												  "mrsync.row_version(h.tableoid, h.ctid, h.xmin) v WHERE CASE WHEN h.is_base THEN h.hlc OPERATOR(mrsync.<=) $1::mrsync.hlc AND "
-												  "NOT EXISTS (SELECT FROM mrsync.row_history o WHERE o.relation = h.relation AND o.key_hash = h.key_hash AND NOT "
-												  "o.is_base) ELSE v.hlc OPERATOR(mrsync.<=) $1::mrsync.hlc END",
-												  {toText(upTo)}))
-				if (auto pk = decodeImage(*row[1]); std::holds_alternative<Image>(pk))
-					found.emplace_back(toOid(row[0]), std::get<Image>(std::move(pk)));
-			return found;
-		});
-	if (keys.empty())
-	{
-		forgotten_ = std::max(forgotten_, upTo);
-		return;
-	}
-	announcePruned(worker_.region, upTo);
+	if (forgettable_.empty())
+		listForgettable();
 	const int64_t end = steadyNow() + kMost;
-	for (const auto &[root, pk] : keys)
+	while (!forgettable_.empty() && steadyNow() < end)
 	{
-		if (steadyNow() > end)
-			return; // the rest later
+		const auto [root, pk] = std::move(forgettable_.back());
+		forgettable_.pop_back();
 		try
 		{
 			replay_.sweep();
 			WorkerTransaction transaction;
 			pgCall([] { SPI_connect(); }); // merge functions have plans
-			bool isForgotten = replay_.apply().forgetHistory(root, pk, upTo);
+			bool isForgotten = replay_.apply().forgetHistory(root, pk, forgettableUpTo_);
 			pgCall([] { SPI_finish(); });
 			if (isForgotten)
 				transaction.commit();
@@ -191,7 +175,38 @@ void Histories::forget()
 				complain(error);
 		}
 	}
-	forgotten_ = upTo;
+	if (forgettable_.empty() && isAllListed_)
+		forgotten_ = std::max(forgotten_, forgettableUpTo_);
+}
+
+// What comes below the stable point later than this is found the next time.
+void Histories::listForgettable()
+{
+	Hlc upTo{worker_.region->prunable.load()};
+	forgettable_ = inTransaction(
+		[&]
+		{
+			std::vector<std::pair<Oid, Image>> found;
+			spi::Rows open = spi::query("SELECT min(d.since::bigint) FROM (SELECT definition_id, activation FROM mrsync.merge_definition WHERE activation IS NOT "
+										"NULL UNION ALL SELECT failure_id, event_hlc FROM mrsync.merge_failure WHERE is_shared) d (id, since) WHERE NOT EXISTS (SELECT "
+										"FROM mrsync.merge_folded f WHERE f.id = d.id)");
+			if (open[0][0])
+				upTo = std::min(upTo, Hlc{std::stoll(*open[0][0]) - 1});
+			if (upTo <= forgotten_) // a region is away: the histories may be long by now
+				return found;
+			for (const spi::Row &row : spi::query("SELECT * FROM (SELECT DISTINCT h.relation::oid, h.row_pk::text FROM mrsync.row_history h CROSS JOIN LATERAL "
+												  "mrsync.row_version(h.tableoid, h.ctid, h.xmin) v WHERE CASE WHEN h.is_base THEN h.hlc OPERATOR(mrsync.<=) $1::mrsync.hlc AND "
+												  "NOT EXISTS (SELECT FROM mrsync.row_history o WHERE o.relation = h.relation AND o.key_hash = h.key_hash AND NOT "
+												  "o.is_base) ELSE v.hlc OPERATOR(mrsync.<=) $1::mrsync.hlc END) k ORDER BY random() LIMIT $2::bigint",
+												  {toText(upTo), std::to_string(kMostKeys)}))
+				if (std::optional<Image> pk = keyOf(*row[1]))
+					found.emplace_back(toOid(row[0]), std::move(*pk));
+			return found;
+		});
+	forgettableUpTo_ = upTo;
+	isAllListed_ = forgettable_.size() < kMostKeys;
+	if (!forgettable_.empty())
+		announcePruned(worker_.region, upTo);
 }
 
 } // namespace mrsync

@@ -29,17 +29,24 @@ private:
 	{
 		std::string definition;
 		Oid root;
+		std::string table; // as events name it
+		std::optional<Image> pk; // of a merge that was given up: the one row
 	};
 	void foldByNewRules();
 	bool foldAll(const NewRule &rule);
 	void complain(const PgError &error);
 	bool isReadByAll(const NewRule &rule);
 	void forget();
+	void listForgettable();
 
 	Worker &worker_;
 	Replay &replay_;
 	int64_t at_ = 0; // steadyNow(), of the next call that does something
 	Hlc forgotten_;	 // up to here, by this process
+	// Of histories that have entries up to a stamp, those still to be looked at; whether they are all that there were.
+	std::vector<std::pair<Oid, Image>> forgettable_;
+	Hlc forgettableUpTo_;
+	bool isAllListed_ = true;
 	// By definition: transactions of appliers that may know nothing of it yet.
 	std::map<std::string, std::vector<VirtualTransactionId>> unaware_;
 	std::map<std::string, std::vector<Image>> unfolded_; // by definition: rows still to be folded by it

@@ -218,7 +218,10 @@ template <typename F, typename V> bool Merger::call(const std::string &function,
 		return true;
 	}
 	if (!shared_.empty() && shared_.contains(mergeFailureId(root_, keyName_, columnName, step_)))
+	{
+		++givenUp_;
 		return false;
+	}
 	const bool isFirst = step_ >= first_;
 	const int limit = guc::mergeFunctionTimeoutMs * (isFirst ? 1 : kPatience);
 	const int64_t began = steadyNow();

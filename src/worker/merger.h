@@ -55,6 +55,7 @@ public:
 	void row(std::string pkText, std::string keyName, const Version &first);
 	void step(const Version &event) override { step_ = event; }
 	// What a call has failed with that is to be shared; the transaction is tried again then.
+	uint64_t givenUp() const { return givenUp_; } // so many calls, in all regions
 	std::optional<MergeFailure> takeFailure() { return std::exchange(toShare_, std::nullopt); }
 
 	std::optional<Value> merge(const std::string &function, const std::string &column, const Value &ancestor, const Value &a,
@@ -85,6 +86,7 @@ private:
 	std::vector<MergeShadow> shadows_;
 	bool isTrial_ = false;
 	std::set<std::string> shared_; // failures, by their ids
+	uint64_t givenUp_ = 0;
 	std::optional<MergeFailure> toShare_;
 	std::string pkText_, keyName_;
 	Version first_, step_;

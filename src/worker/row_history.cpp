@@ -71,13 +71,12 @@ std::vector<Target::HistoryRow> Target::historyRows(const std::string &pkText, i
 	std::vector<HistoryRow> entries;
 	count = 0;
 	// one statement, so one snapshot; the count in its first row
-	for (const spi::Row &row :
-		 spi::query("SELECT h.entry_id, h.row_pk, h.is_base, coalesce(h.hlc, v.hlc)::bigint, CASE WHEN h.is_base THEN h.region_id ELSE v.region_id END, "
+	static spi::Statement *const statement = new spi::Statement("SELECT h.entry_id, h.row_pk, h.is_base, coalesce(h.hlc, v.hlc)::bigint, CASE WHEN h.is_base THEN h.region_id ELSE v.region_id END, "
 					"CASE WHEN h.is_base THEN h.region_id IS NOT NULL ELSE v.exact END, h.before, h.after, n.entries FROM (SELECT count(*) FROM "
 					"mrsync.row_history WHERE relation = $1::oid AND key_hash = $2::bigint) n (entries) LEFT JOIN (mrsync.row_history h CROSS JOIN "
 					"LATERAL mrsync.row_version(h.tableoid, h.ctid, h.xmin) v) ON h.relation = $1::oid AND h.key_hash = $2::bigint AND h.entry_id > "
-					"$3::bigint ORDER BY h.entry_id",
-					{std::to_string(root), std::to_string(static_cast<int64_t>(heldKeyHash())), std::to_string(behind)}))
+					"$3::bigint ORDER BY h.entry_id");
+	for (const spi::Row &row : statement->query({std::to_string(root), std::to_string(static_cast<int64_t>(heldKeyHash())), std::to_string(behind)}))
 	{
 		count = std::stoull(*row[8]);
 		if (row[0] && (*row[1] == pkText || heldKeyEquals(*row[1])))
@@ -189,9 +188,10 @@ bool Target::forgetHistory(const Image &pk, Hlc upTo)
 	std::vector<HistoryRow> rows = historyRows(pkText, 0, count);
 	// The table's truncations are in no history; they are remembered as long as there is one (worker/pruner.cpp).
 	Version truncation;
-	for (const spi::Row &row : spi::query("SELECT v.hlc::bigint, v.region_id, v.exact FROM mrsync.tombstone t CROSS JOIN LATERAL mrsync.row_version(t.tableoid, "
-										  "t.ctid, t.xmin) v WHERE t.relation IN ($1::oid, $2::oid) AND t.key_hash IS NULL",
-										  {std::to_string(root), std::to_string(relation)}))
+	static spi::Statement *const truncations =
+		new spi::Statement("SELECT v.hlc::bigint, v.region_id, v.exact FROM mrsync.tombstone t CROSS JOIN LATERAL mrsync.row_version(t.tableoid, t.ctid, t.xmin) v "
+						   "WHERE t.relation IN ($1::oid, $2::oid) AND t.key_hash IS NULL");
+	for (const spi::Row &row : truncations->query({std::to_string(root), std::to_string(relation)}))
 		if (row[2] == "f")
 			return true; // what it has ended cannot be told: the history stays
 		else
@@ -206,8 +206,9 @@ bool Target::forgetHistory(const Image &pk, Hlc upTo)
 		}
 	if (ids.empty())
 		return true;
-	if (spi::execute("DELETE FROM mrsync.row_history WHERE relation = $1::oid AND key_hash = $2::bigint AND entry_id = ANY ($3::bigint[])",
-					 {std::to_string(root), std::to_string(static_cast<int64_t>(heldKeyHash())), ids + "}"}) != gone)
+	static spi::Statement *const forgotten =
+		new spi::Statement("DELETE FROM mrsync.row_history WHERE relation = $1::oid AND key_hash = $2::bigint AND entry_id = ANY ($3::bigint[])");
+	if (forgotten->execute({std::to_string(root), std::to_string(static_cast<int64_t>(heldKeyHash())), ids + "}"}) != gone)
 		return false; // another applier has been here
 	if (gone == rows.size())
 		return historyCount() == 0;

@@ -98,6 +98,10 @@ for my $kind (@kinds)
 	is @of, $kind =~ /loops|sinks/ ? 4 : 0, "$kind: " . ($kind =~ /loops|sinks/ ? 'is shared, of both tables' : 'need not be said');
 	is grep(/\|57014\|eu$/, @of), 4, 'by eu' if $kind eq 'loops in eu';
 }
+# us and ap had logged it before they heard of that
+$lab->same('SELECT conflict_id, result, given_up FROM mrsync.conflict_log ORDER BY conflict_id', 'every region has the same results in its log');
+is $lab->sql('us', "SELECT result ->> 'v', given_up, count(*) FROM mrsync.conflict_log WHERE region_a = 'us' AND image_b ->> 'v' = 'loops in eu' GROUP BY 1, 2"), 'loops in eu|1|4', 'and none that was given up';
+
 for my $region (@regions)
 {
 	is $lab->sql($region, "SELECT column_name, function, sqlstate, message, ancestor, a, b, is_shared FROM mrsync.merge_failure WHERE table_name = 'public.note' AND row_pk = '{\"id\": \"$id{raises}\"}'"),

@@ -101,6 +101,21 @@ my %before = map { $_ => $lab->sql($_, 'SELECT id, n, xmin, ctid FROM stock ORDE
 $lab->drain;
 is $lab->sql($_, 'SELECT id, n, xmin, ctid FROM stock ORDER BY id'), $before{$_}, "all is sent again by all, and nothing is written in $_" for @regions;
 
+# ---- the sender has not seen all that is below what it sends
+lose_slot('us');
+$lab->pause('ap>us', 'ap>eu');
+$lab->sql('ap', 'UPDATE stock SET n = n + 1000 WHERE id IN (12, 13)');
+$lab->sql('us', 'UPDATE stock SET n = n + 1 WHERE id IN (12, 13)');
+add('ap', 4), add('us', 4);
+$lab->sql('us', 'SELECT mrsync.slot_recreate()');
+$lab->sql('us', 'SELECT mrsync.resend()');
+$lab->wait_for('ap', "SELECT v LIKE '%us%' FROM story WHERE id = 4");
+$lab->resume;
+$lab->drain;
+equal('seen in part');
+is $lab->sql('ap', 'SELECT n FROM stock WHERE id = 12'), 2102, 'what was below stays';
+is $lab->sql('ap', $story . 4), '4|2|2', 'every event is there once';
+
 # ---- what comes by a resend first, and then as it was sent
 for my $round (1 .. 3)
 {
