@@ -41,7 +41,7 @@ uint64_t run(const char *sql, std::span<const Value> parameters, Rows *rows, SPI
 			if (pushed)
 				PushActiveSnapshot(GetTransactionSnapshot());
 			const int settings = plan ? NewGUCNestLevel() : 0;
-			for (const char *other : {"enable_seqscan", "enable_hashjoin", "enable_mergejoin"})
+			for (const char *other : {"enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"})
 				if (plan)
 					set_config_option(other, "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 			if (plan && !*plan)

@@ -71,9 +71,10 @@ void Apply::logGivenUp(Oid root, const std::string &table, const Image &pk)
 	Target &target = leafOf(root, pk);
 	const std::string pkText = encodeImage(pk);
 	target.merger->row(pkText, target.keyName(pk), Version{Hlc{INT64_MAX}, ""});
-	for (const spi::Row &row : spi::query("SELECT conflict_id, hlc_a::bigint, region_a, hlc_b::bigint, region_b FROM mrsync.conflict_log WHERE row_pk = $1::jsonb AND "
-										  "table_name = $2 AND other_pk IS NULL AND resolution_strategy = 'merge_function'",
-										  {pkText, table}))
+	static spi::Statement *const entries =
+		new spi::Statement("SELECT conflict_id, hlc_a::bigint, region_a, hlc_b::bigint, region_b FROM mrsync.conflict_log c WHERE jsonb_hash_extended(c.row_pk, 0) = "
+						   "jsonb_hash_extended($1::jsonb, 0) AND row_pk = $1::jsonb AND table_name = $2 AND other_pk IS NULL AND resolution_strategy = 'merge_function'");
+	for (const spi::Row &row : entries->query({pkText, table}))
 	{
 		std::optional<Image> image;
 		const Merged merged = mergedPair(target, pkText, Version{Hlc{std::stoll(*row[3])}, *row[4]}, Version{Hlc{std::stoll(*row[1])}, *row[2]}, nullptr, image);
@@ -174,28 +175,32 @@ void Apply::nameLast(Target &target, const ChangeEvent &event, const std::string
 	const bool isKnown = logged_[slot] || from_ == From::Parked; // tried again, each event is in a local transaction of its own
 	const std::optional<Image> after = event.after && target.merger ? target.merger->normal(event.after) : event.after;
 	const spi::Value image = after ? spi::Value(encodeImage(*after)) : std::nullopt;
-	const char *const inserts = event.operation == Operation::Insert ? "true" : "c.conflict_type = 'insert_exists'";
+	auto ofSide = [](const char *side, const char *key) // and of an earlier event of the same version
+	{
+		return " WHERE jsonb_hash_extended(" + std::string(key) + ", 0) = jsonb_hash_extended($1::jsonb, 0) AND hlc_" + side +
+			   " OPERATOR(mrsync.=) $3::mrsync.hlc AND row_pk = $1::jsonb AND table_name = $2 AND region_" + side + " = $4 AND event_id_" + side +
+			   " < $5::uuid AND other_pk IS NULL";
+	};
+	const spi::Value inserts = event.operation == Operation::Insert ? "t" : "f";
+	static spi::Statement *const lost = new spi::Statement(untold("UPDATE mrsync.conflict_log c SET event_id_a = $5::uuid, image_a = $6::jsonb, conflict_type = " +
+																  conflictTypeBy("$6", "c.image_b", "($7::boolean OR c.conflict_type = 'insert_exists')") + ofSide("a", "c.row_pk")));
+	static spi::Statement *const won =
+		new spi::Statement("SELECT conflict_id, hlc_a::bigint, region_a FROM mrsync.conflict_log c" + ofSide("b", "coalesce(c.other_pk, c.row_pk)"));
+	static spi::Statement *const renamed =
+		new spi::Statement(untold("UPDATE mrsync.conflict_log c SET event_id_b = $4::uuid, winner_event_id = $4::uuid, image_b = $5::jsonb, result = $2::jsonb, given_up = "
+								  "$3::integer, conflict_type = " +
+								  conflictTypeBy("c.image_a", "$5", "($6::boolean OR c.conflict_type = 'insert_exists')") + " WHERE conflict_id = $1::uuid"));
 	if (isKnown && !mutated("first_named"))
-		spi::execute(untold("UPDATE mrsync.conflict_log c SET event_id_a = $5::uuid, image_a = $6::jsonb, conflict_type = " +
-							 conflictTypeBy("$6", "c.image_b", inserts) +
-							 " WHERE row_pk = $1::jsonb AND table_name = $2 AND hlc_a OPERATOR(mrsync.=) $3::mrsync.hlc AND region_a = $4 AND event_id_a < $5::uuid "
-							 "AND other_pk IS NULL")
-						 .c_str(),
-					 {pkText, event.table, toText(event.hlc), event.region, toText(event.id), image});
+		lost->execute({pkText, event.table, toText(event.hlc), event.region, toText(event.id), image, inserts});
 	if (isKnown)
-		for (const spi::Row &row : spi::query("SELECT conflict_id, hlc_a::bigint, region_a FROM mrsync.conflict_log WHERE row_pk = $1::jsonb AND table_name = $2 AND "
-											  "hlc_b OPERATOR(mrsync.=) $3::mrsync.hlc AND region_b = $4 AND event_id_b < $5::uuid AND other_pk IS NULL",
-											  {pkText, event.table, toText(event.hlc), event.region, toText(event.id)}))
+		for (const spi::Row &row : won->query({pkText, event.table, toText(event.hlc), event.region, toText(event.id)}))
 		{
 			std::optional<Image> other;
 			Merged merged;
 			if (target.merger)
 				merged = mergedPair(target, event, pkText, row[1] ? Version{Hlc{std::stoll(*row[1])}, row[2].value_or("")} : Version{}, other);
-			spi::execute(untold("UPDATE mrsync.conflict_log c SET event_id_b = $2::uuid, winner_event_id = $2::uuid, image_b = $3::jsonb, result = $4::jsonb, given_up = "
-								"$5::integer, conflict_type = " +
-								 conflictTypeBy("c.image_a", "$3", inserts) + " WHERE conflict_id = $1::uuid")
-							 .c_str(),
-						 {row[0], toText(event.id), image, !merged.isMerge() ? image : merged.result ? spi::Value(encodeImage(*merged.result)) : std::nullopt, std::to_string(merged.givenUp)});
+			const spi::Value result = !merged.isMerge() ? image : merged.result ? spi::Value(encodeImage(*merged.result)) : std::nullopt;
+			renamed->execute({row[0], result, std::to_string(merged.givenUp), toText(event.id), image, inserts});
 		}
 	if (isLogged)
 		logged_[slot] = hasLogged_ = true;
