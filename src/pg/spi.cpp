@@ -15,6 +15,15 @@ namespace mrsync::spi
 namespace
 {
 
+// Inside pgCall.
+SPIPlanPtr keptPlan(const char *sql, int count, const Oid *types)
+{
+	SPIPlanPtr plan = SPI_prepare(sql, count, const_cast<Oid *>(types));
+	if (!plan || SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not prepare (%s): %s", SPI_result_code_string(SPI_result), sql);
+	return plan;
+}
+
 // plan: where one is kept, which is made if it is not there yet; null: none is.
 uint64_t run(const char *sql, std::span<const Value> parameters, Rows *rows, SPIPlanPtr *plan = nullptr)
 {
@@ -45,12 +54,7 @@ uint64_t run(const char *sql, std::span<const Value> parameters, Rows *rows, SPI
 				if (plan)
 					set_config_option(other, "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 			if (plan && !*plan)
-			{
-				SPIPlanPtr made = SPI_prepare(sql, count, types);
-				if (!made || SPI_keepplan(made) != 0)
-					elog(ERROR, "could not prepare (%s): %s", SPI_result_code_string(SPI_result), sql);
-				*plan = made;
-			}
+				*plan = keptPlan(sql, count, types);
 			int result = plan ? SPI_execute_plan(*plan, values, nulls, false, 0) : SPI_execute_with_args(sql, count, types, values, nulls, false, 0);
 			if (result < 0)
 				elog(ERROR, "SPI failed (%s): %s", SPI_result_code_string(result), sql);
@@ -101,6 +105,18 @@ Rows Statement::query(std::initializer_list<Value> parameters)
 uint64_t Statement::execute(std::initializer_list<Value> parameters)
 {
 	return run(sql_.c_str(), {parameters.begin(), parameters.size()}, nullptr, &plan_);
+}
+
+SPIPlanPtr prepare(const std::string &sql, const std::vector<Oid> &types)
+{
+	return pgCall(
+		[&]
+		{
+			MemoryContext context = CurrentMemoryContext;
+			SPIPlanPtr plan = keptPlan(sql.c_str(), static_cast<int>(types.size()), types.data());
+			MemoryContextSwitchTo(context);
+			return plan;
+		});
 }
 
 } // namespace mrsync::spi

@@ -42,4 +42,7 @@ private:
 	_SPI_plan *plan_ = nullptr;
 };
 
+// A plan that lives until it is freed; the caller is connected. types: of its parameters. Throws PgError.
+_SPI_plan *prepare(const std::string &sql, const std::vector<Oid> &types);
+
 } // namespace mrsync::spi

@@ -101,7 +101,7 @@ std::optional<PgError> Loser::attempt(const Row &row, Image &made)
 bool Loser::call(const Image &row, Image &made)
 {
 	if (!plan_)
-		plan_ = prepareCall("SELECT " + callableName(function_, "function " + function_ + " of " + root_.name) + "($1)", 1, root_.rowType);
+		plan_ = spi::prepare("SELECT " + callableName(function_, "function " + function_ + " of " + root_.name) + "($1)", {root_.rowType});
 	const std::vector<const char *> given = textsOf(columns_, row);
 	std::vector<const char *> results(columns_.size());
 	bool isNothing = false;

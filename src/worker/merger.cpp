@@ -198,8 +198,8 @@ SPIPlanPtr Merger::planFor(const std::string &function, const std::string &colum
 									 : std::nullopt;
 	AsOwner owner(functionOwner_);
 	if (of)
-		return plan = prepareCall("SELECT " + name + "($1" + (collation ? " COLLATE " + *collation : "") + ", $2, $3)", 3, of->type);
-	return plan = prepareCall("SELECT " + name + "($1, $2, $3)", 3, rowType_);
+		return plan = spi::prepare("SELECT " + name + "($1" + (collation ? " COLLATE " + *collation : "") + ", $2, $3)", {of->type, of->type, of->type});
+	return plan = spi::prepare("SELECT " + name + "($1, $2, $3)", {rowType_, rowType_, rowType_});
 }
 
 void Merger::row(std::string pkText, std::string keyName, const Version &first)

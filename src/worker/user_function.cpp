@@ -1,12 +1,12 @@
 #include "worker/user_function.h"
 
+#include "pg/executor.h"
 #include "pg/spi.h"
 
 #include <cstring>
 
 extern "C"
 {
-#include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
 }
 
@@ -56,23 +56,6 @@ std::string callableName(const std::string &signature, const std::string &whose)
 		throw PgError(error.sqlState(), whose + ": " + error.message())
 			.hint("Create it here as it is in the other regions; the event is tried again by itself.");
 	}
-}
-
-SPIPlanPtr prepareCall(const std::string &sql, int parameters, Oid type)
-{
-	return pgCall(
-		[&]
-		{
-			MemoryContext context = CurrentMemoryContext;
-			Oid types[] = {type, type, type};
-			SPIPlanPtr plan = SPI_prepare(sql.c_str(), parameters, types);
-			MemoryContextSwitchTo(context);
-			if (!plan)
-				elog(ERROR, "could not prepare (%s): %s", SPI_result_code_string(SPI_result), sql.c_str());
-			if (SPI_keepplan(plan) != 0)
-				elog(ERROR, "could not keep a plan");
-			return plan;
-		});
 }
 
 HeapTuple callPlan(SPIPlanPtr plan, Datum *values, const char *nulls, TupleDesc &desc)
@@ -142,15 +125,8 @@ void rowTexts(const std::vector<TargetColumn> &columns, Datum row, const char **
 void checkRow(Oid relation, const std::vector<TargetColumn> &columns, const char **texts)
 {
 	Relation rel = table_open(relation, NoLock);
-	EState *estate = CreateExecutorState();
-	RangeTblEntry *entry = makeNode(RangeTblEntry);
-	entry->rtekind = RTE_RELATION;
-	entry->relid = relation;
-	entry->relkind = rel->rd_rel->relkind;
-	entry->rellockmode = RowExclusiveLock;
-	version::initRangeTable(estate, entry);
-	ResultRelInfo *info = makeNode(ResultRelInfo);
-	InitResultRelInfo(info, rel, 1, nullptr, 0);
+	ResultRelInfo *info;
+	EState *estate = executorOf(rel, info);
 	TupleTableSlot *slot = ExecInitExtraTupleSlot(estate, RelationGetDescr(rel), &TTSOpsVirtual);
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts);

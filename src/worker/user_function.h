@@ -21,8 +21,6 @@ bool isOfValues(const PgError &error);
 // The name to call it by. Throws PgError: there is none here; whose: for the message.
 std::string callableName(const std::string &signature, const std::string &whose);
 
-// Kept until SPI_freeplan. All parameters are of one type. Throws PgError.
-SPIPlanPtr prepareCall(const std::string &sql, int parameters, Oid type);
 // The one row that it gives. May ereport.
 HeapTuple callPlan(SPIPlanPtr plan, Datum *values, const char *nulls, TupleDesc &desc);
 

@@ -3,7 +3,9 @@
 #include "worker/as_owner.h"
 #include "worker/target.h"
 
+#include "pg/executor.h"
 #include "pg/guard.h"
+#include "pg/spi.h"
 
 #include <cstring>
 
@@ -11,7 +13,6 @@ extern "C"
 {
 #include "access/heapam.h"
 #include "catalog/pg_type.h"
-#include "executor/executor.h"
 }
 
 namespace mrsync
@@ -23,23 +24,6 @@ namespace
 std::string quoted(const std::string &identifier)
 {
 	return pgCall([&] { return quote_identifier(identifier.c_str()); });
-}
-
-SPIPlanPtr prepare(const std::string &sql, const std::vector<Oid> &types)
-{
-	return pgCall(
-		[&]
-		{
-			MemoryContext context = CurrentMemoryContext;
-			SPIPlanPtr plan =
-				SPI_prepare(sql.c_str(), static_cast<int>(types.size()), const_cast<Oid *>(types.data()));
-			MemoryContextSwitchTo(context);
-			if (!plan)
-				elog(ERROR, "could not prepare (%s): %s", SPI_result_code_string(SPI_result), sql.c_str());
-			if (SPI_keepplan(plan) != 0)
-				elog(ERROR, "could not keep a plan");
-			return plan;
-		});
 }
 
 // The values of a row for its plan; with room for one more parameter.
@@ -129,11 +113,11 @@ void Target::plansFor(const Image &row)
 	// a table of nothing but its key: the row is rewritten as it is, for its version
 	if (assignments.empty())
 		assignments = quoted(NameStr(key.columns[0].name)) + " = " + quoted(NameStr(key.columns[0].name));
-	updatePlan_ = prepare("UPDATE ONLY " + name + " SET " + assignments + " WHERE ctid = $" +
+	updatePlan_ = spi::prepare("UPDATE ONLY " + name + " SET " + assignments + " WHERE ctid = $" +
 							  std::to_string(updateTypes.size()),
 						  updateTypes);
 	// last: while it is missing, both are made anew
-	insertPlan_ = prepare("INSERT INTO " + name + " (" + names + ") OVERRIDING SYSTEM VALUE VALUES (" + parameters +
+	insertPlan_ = spi::prepare("INSERT INTO " + name + " (" + names + ") OVERRIDING SYSTEM VALUE VALUES (" + parameters +
 							  ") ON CONFLICT (" + conflict + ") DO NOTHING",
 						  types);
 }
@@ -186,15 +170,8 @@ void Target::updateAnyColumn(const Image &row)
 		[&]
 		{
 			Relation rel = table_open(relation, RowExclusiveLock);
-			EState *estate = CreateExecutorState();
-			RangeTblEntry *entry = makeNode(RangeTblEntry);
-			entry->rtekind = RTE_RELATION;
-			entry->relid = relation;
-			entry->relkind = rel->rd_rel->relkind;
-			entry->rellockmode = RowExclusiveLock;
-			version::initRangeTable(estate, entry);
-			ResultRelInfo *info = makeNode(ResultRelInfo);
-			InitResultRelInfo(info, rel, 1, nullptr, 0);
+			ResultRelInfo *info;
+			EState *estate = executorOf(rel, info);
 			estate->es_output_cid = GetCurrentCommandId(true);
 			ExecOpenIndices(info, false);
 			EPQState epq;
@@ -242,7 +219,7 @@ void Target::update(const HeldRow &held, const Image &row)
 void Target::remove(const HeldRow &held)
 {
 	if (!removePlan_)
-		removePlan_ = prepare("DELETE FROM ONLY " + name + " WHERE ctid = $1", {TIDOID});
+		removePlan_ = spi::prepare("DELETE FROM ONLY " + name + " WHERE ctid = $1", {TIDOID});
 	AsOwner owner(owner_);
 	ItemPointerData tid = held.tid;
 	Datum value = PointerGetDatum(&tid);
@@ -268,7 +245,7 @@ void Target::removeOlder(const Version &version, bool orEqual)
 {
 	if (!removeOlderPlan_)
 		removeOlderPlan_ =
-			prepare("DELETE FROM " + name + " AS t WHERE mrsync.version_below(t.tableoid, t.ctid, t.xmin, $1::mrsync.hlc, $2)", {INT8OID, TEXTOID});
+			spi::prepare("DELETE FROM " + name + " AS t WHERE mrsync.version_below(t.tableoid, t.ctid, t.xmin, $1::mrsync.hlc, $2)", {INT8OID, TEXTOID});
 	AsOwner owner(owner_);
 	// a region's name holds nothing as low as a space: no version lies between the two
 	std::string region = version.region + (orEqual ? " " : "");

@@ -224,26 +224,15 @@ sub recreate
 	$lab->wait_until('the extractor to be at work', sub { worker_state($lab, 'us', 'extractor') eq 'running' });
 }
 
-# The extractor holds it, and is started again as soon as it ends.
-sub drop_slot
-{
-	$lab->wait_until('the slot to be dropped', sub {
-		($lab->sql_try('us', <<''))[0] == 0;
-			SELECT pg_terminate_backend(pid, 10000) FROM mrsync.worker_stat() WHERE kind = 'extractor' AND running;
-			SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE plugin = 'mrsync';
-
-	});
-}
-
 $lab->drain;
-drop_slot();
+$lab->lose_slot('us');
 write_rows(3);
 us('DELETE FROM t WHERE id = 1');
 slot_lost(qr/does not exist any more/, 'a slot that was dropped');
 recreate();
 
 # made anew by hand: the hole is seen all the same
-drop_slot();
+$lab->lose_slot('us');
 us(<<'');
 	INSERT INTO t VALUES (-1, 'in the hole');
 	SELECT pg_create_logical_replication_slot('mrsync_' || oid, 'mrsync') FROM pg_database WHERE datname = 'lab';

@@ -23,16 +23,6 @@ sub us { return $lab->sql('us', $_[0]) }
 sub eu { return $lab->sql('eu', $_[0]) }
 sub ap { return $lab->sql('ap', $_[0]) }
 sub link_state { my ($at, $from) = @_; return $lab->sql($at, "SELECT state FROM mrsync.link_status WHERE source_region = '$from' AND direction = 'incoming'") }
-sub lose_slot
-{
-	my ($region) = @_;
-	$lab->wait_until('the slot to be dropped', sub {
-		($lab->sql_try($region, <<''))[0] == 0;
-			SELECT pg_terminate_backend(pid, 10000) FROM mrsync.worker_stat() WHERE kind = 'extractor' AND running;
-			SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE plugin = 'mrsync';
-
-	});
-}
 sub lose_topic
 {
 	my ($region) = @_;
@@ -123,7 +113,7 @@ is(worker_state($lab, 'us', 'extractor'), 'running', 'messages of that name that
 
 # ---- every kind of change, in a hole
 
-lose_slot('us');
+$lab->lose_slot('us');
 us(<<'');
 	INSERT INTO t VALUES (1001, 'inserted');
 	UPDATE t SET v = 'of us, changed' WHERE id = 3;
@@ -243,7 +233,7 @@ streaming();
 
 # ---- a resend that was cut short, one that does not reach the topic, a restart in the middle
 
-lose_slot('us');
+$lab->lose_slot('us');
 us("UPDATE t SET v = 'in the second hole' WHERE id <= 20; DELETE FROM t WHERE id = 21");
 # a row that is held aside, and was sent to nobody; and one that is in its table in another form
 $lab->pause('eu>us');
@@ -319,7 +309,7 @@ sub mended
 	$lab->wait_until("$_ to have it", sub { rows_of($_, $region) >= $n && link_state($_, $region) !~ /^degraded/ }) for @peers;
 	pass("$name: the links go on by themselves");
 }
-lose_slot('us');
+$lab->lose_slot('us');
 goes_on('us');
 us('SELECT mrsync.slot_recreate()');
 mended('us', 'a lost slot under load');
@@ -341,7 +331,7 @@ $lab->resume(@paused);
 mended('ap', 'a topic past its retention under load');
 
 # two at once, and the slot of a third
-lose_slot($_) for qw(us eu);
+$lab->lose_slot($_) for qw(us eu);
 goes_on($_) for $lab->regions;
 $lab->sql($_, 'SELECT mrsync.slot_recreate()') for qw(us eu);
 mended($_, "two lost slots at once, $_") for qw(us eu);

@@ -35,16 +35,6 @@ for ([ 'stock', 'mrsync.merge_counter(bigint, bigint, bigint)', 'n' ], [ 'story'
 	my $id = $lab->sql('us', "SELECT mrsync.merge_function_register('$table', '$function', '$column')");
 	$lab->sql('us', "SELECT mrsync.merge_function_wait('$id', '60 s')");
 }
-sub lose_slot
-{
-	my ($region) = @_;
-	$lab->wait_until('the slot to be dropped', sub {
-		($lab->sql_try($region, <<'SQL'))[0] == 0;
-SELECT pg_terminate_backend(pid, 10000) FROM mrsync.worker_stat() WHERE kind = 'extractor' AND running;
-SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE plugin = 'mrsync';
-SQL
-	});
-}
 my $told = 0;
 sub add { my ($region, $id) = @_; ++$told; $lab->sql($region, "UPDATE story SET v = v || ' $region$told' WHERE id = $id") }
 sub equal
@@ -63,7 +53,7 @@ $lab->sql('us', "INSERT INTO stock SELECT i, 100, 'seed' FROM generate_series(1,
 $lab->drain;
 
 # ---- what us writes is lost on its way, and the others write meanwhile
-lose_slot('us');
+$lab->lose_slot('us');
 $lab->sql('us', <<'SQL');
 UPDATE stock SET n = n + 1;
 BEGIN; UPDATE stock SET n = n + 1 WHERE id = 2; UPDATE stock SET n = n - 1 WHERE id = 2; UPDATE stock SET n = n + 1 WHERE id = 2; COMMIT;
@@ -102,7 +92,7 @@ $lab->drain;
 is $lab->sql($_, 'SELECT id, n, xmin, ctid FROM stock ORDER BY id'), $before{$_}, "all is sent again by all, and nothing is written in $_" for @regions;
 
 # ---- the sender has not seen all that is below what it sends
-lose_slot('us');
+$lab->lose_slot('us');
 $lab->pause('ap>us', 'ap>eu');
 $lab->sql('ap', 'UPDATE stock SET n = n + 1000 WHERE id IN (12, 13)');
 $lab->sql('us', 'UPDATE stock SET n = n + 1 WHERE id IN (12, 13)');
@@ -143,7 +133,7 @@ my @load = map { Mrsync::Load->start($lab, $_, clients => 2, rate => 60, scripts
 	[ "\\set id random(11, 16)\nBEGIN; UPDATE stock SET n = n + 1 WHERE id = :id; UPDATE stock SET n = n + 1 WHERE id = :id; INSERT INTO done DEFAULT VALUES; COMMIT;", 1 ] ]) } @regions;
 sub more { my ($region, $rows) = @_; my $then = $rows + $lab->sql($region, 'SELECT count(*) FROM done'); $lab->wait_for($region, "SELECT count(*) >= $then FROM done") }
 more('us', 30);
-lose_slot('us');
+$lab->lose_slot('us');
 more('us', 60);
 $lab->sql('us', 'SELECT mrsync.slot_recreate()');
 more('us', 30);

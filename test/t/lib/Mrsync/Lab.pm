@@ -113,6 +113,17 @@ sub start { my ($self, $region) = @_; $self->lab('start', $region); }
 sub stop  { my ($self, $region) = @_; $self->lab('stop', $region); }
 sub kill9 { my ($self, $region) = @_; $self->lab('kill', $region); }     # the postmaster, with kill -9
 sub kafka { my ($self, $what) = @_; $self->lab('kafka', $what); }        # start, stop, kill
+# A region's slot is dropped, and what it had not sent is lost. The extractor would keep it.
+sub lose_slot
+{
+	my ($self, $region) = @_;
+	$self->wait_until("the slot of $region to be dropped", sub {
+		($self->sql_try($region, <<'SQL'))[0] == 0;
+SELECT pg_terminate_backend(pid, 10000) FROM mrsync.worker_stat() WHERE kind = 'extractor' AND running;
+SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE plugin = 'mrsync';
+SQL
+	});
+}
 # Restarts a region with its clock shifted by seconds against true time.
 sub clock { my ($self, $region, $seconds) = @_; $self->lab('clock', $region, sprintf '%+d', $seconds); }
 # The same while it runs; the first time it is restarted.
