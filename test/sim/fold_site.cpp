@@ -121,7 +121,7 @@ void FoldSite::takeState(Row &row, const Version &version, const RowState &state
 {
 	if (version.hlc <= pruned_)
 		return;
-	if (version > row.version)
+	if (version > row.version || (version == row.version && broken_ == FoldBreak::ResentRowCounts))
 	{
 		store(row, state);
 		row.version = version;

@@ -39,6 +39,7 @@ enum class FoldBreak
 	GivenUpBelow,    // it gives up what it had merged before, too
 	ResentRows,      // a resend sends rows as they are, and not the events that they are made of
 	ResentTwice,     // what came by a resend counts again when it comes as it was sent first
+	ResentRowCounts, // a row that is sent again behind its events counts as a later write of theirs
 };
 
 struct FoldBreakInfo
@@ -68,6 +69,7 @@ constexpr FoldBreakInfo kFoldBreaks[] = {
 	{FoldBreak::GivenUpBelow, "fold-given-up-below"},
 	{FoldBreak::ResentRows, "fold-resent-rows"},
 	{FoldBreak::ResentTwice, "fold-resent-twice"},
+	{FoldBreak::ResentRowCounts, "fold-resent-row-counts"},
 };
 
 struct RowEvent
