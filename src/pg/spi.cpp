@@ -1,6 +1,10 @@
 #include "pg/spi.h"
 
+#include "pg/clock.h"
+
+#include <algorithm>
 #include <span>
+#include <utility>
 
 extern "C"
 {
@@ -95,8 +99,22 @@ uint64_t execute(const char *sql, std::initializer_list<Value> parameters)
 
 uint64_t execute(const char *sql, const std::vector<Value> &parameters) { return run(sql, parameters, nullptr); }
 
+void Statement::renew()
+{
+	const int64_t now = steadyNow();
+	if (plan_ && now - madeAt_ < lifetime_)
+		return;
+	if (plan_)
+	{
+		lifetime_ = std::min(2 * lifetime_, kLongestLifetime);
+		pgCall([&] { SPI_freeplan(std::exchange(plan_, nullptr)); });
+	}
+	madeAt_ = now;
+}
+
 Rows Statement::query(std::initializer_list<Value> parameters)
 {
+	renew();
 	Rows rows;
 	run(sql_.c_str(), {parameters.begin(), parameters.size()}, &rows, &plan_);
 	return rows;
@@ -104,6 +122,7 @@ Rows Statement::query(std::initializer_list<Value> parameters)
 
 uint64_t Statement::execute(std::initializer_list<Value> parameters)
 {
+	renew();
 	return run(sql_.c_str(), {parameters.begin(), parameters.size()}, nullptr, &plan_);
 }
 

@@ -26,8 +26,8 @@ Rows query(const char *sql, std::initializer_list<Value> parameters = {});
 uint64_t execute(const char *sql, std::initializer_list<Value> parameters = {});
 uint64_t execute(const char *sql, const std::vector<Value> &parameters);
 
-// The same for a statement that is run often: it is planned at its first run, for as long as the process lives. Tables may be empty then,
-// and large later: so by indexes wherever there are some.
+// The same for a statement that is run often: its plan is kept. Tables may be empty when it is made, and large later: so it is by indexes
+// wherever there are some; and since all of them look alike where a table is empty, it is made anew after a second, and then ever more rarely.
 class Statement
 {
 public:
@@ -38,8 +38,13 @@ public:
 	uint64_t execute(std::initializer_list<Value> parameters = {});
 
 private:
+	void renew();
+
 	std::string sql_;
 	_SPI_plan *plan_ = nullptr;
+	int64_t madeAt_ = 0; // steadyNow()
+	int64_t lifetime_ = kFirstLifetime;
+	static constexpr int64_t kFirstLifetime = 1000000, kLongestLifetime = 64000000; // microseconds
 };
 
 // A plan that lives until it is freed; the caller is connected. types: of its parameters. Throws PgError.

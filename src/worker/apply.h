@@ -134,7 +134,7 @@ private:
 	void log(Target &target, const ChangeEvent &event, const SeenVector &seen, const std::string &pkText, const LocalState &local, const Decision &decision,
 			 const std::optional<Image> &localImage);
 	void logPair(Target &target, const ChangeEvent &event, const std::string &pkText, const LocalState &local, const Decision &decision,
-				 const std::optional<Image> &localImage, const Merged &merged);
+				 const spi::Value &localId, const std::optional<Image> &localImage, const Merged &merged);
 	void logUnmet(Target &target, const ChangeEvent &event, const SeenVector &seen, const std::string &pkText, const Version &met);
 	void nameLast(Target &target, const ChangeEvent &event, const std::string &pkText, bool isLogged);
 	void logExclusion(Target &target, const ChangeEvent &event, const std::string &pkText, const Rival &rival, const Image &rivalImage,

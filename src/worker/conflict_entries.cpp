@@ -84,9 +84,9 @@ void Apply::logGivenUp(Oid root, const std::string &table, const Image &pk)
 	}
 }
 
-// An event and what it has met, or would have met if that were still the row's version.
+// An event and what it has met, or would have met if that were still the row's version. localId: of the latter's event, where it is known.
 void Apply::logPair(Target &target, const ChangeEvent &event, const std::string &pkText, const LocalState &local,
-					const Decision &decision, const std::optional<Image> &localImage, const Merged &merged)
+					const Decision &decision, const spi::Value &localId, const std::optional<Image> &localImage, const Merged &merged)
 {
 	using spi::Value;
 	struct Side
@@ -97,7 +97,7 @@ void Apply::logPair(Target &target, const ChangeEvent &event, const std::string 
 	auto imageText = [&](const std::optional<Image> &image) -> Value
 	{ return !image ? std::nullopt : Value(encodeImage(target.merger ? target.merger->normal(*image) : *image)); };
 	Side incoming{toText(event.id), event.region, toText(event.hlc), imageText(event.after)};
-	Side here{std::nullopt, std::nullopt, std::nullopt, imageText(localImage)};
+	Side here{localId, std::nullopt, std::nullopt, imageText(localImage)};
 	const Version &version = local.version;
 	if (local.kind != LocalKind::Absent)
 	{
@@ -120,7 +120,7 @@ void Apply::log(Target &target, const ChangeEvent &event, const SeenVector &seen
 {
 	std::optional<Image> image = localImage;
 	const Merged merged = target.merger ? mergedPair(target, event, pkText, local.version, image) : Merged();
-	logPair(target, event, pkText, local, decision, image, merged);
+	logPair(target, event, pkText, local, decision, std::nullopt, image, merged);
 	if (!mutated("met_only"))
 		logUnmet(target, event, seen, pkText, local.version);
 }
@@ -134,12 +134,12 @@ void Apply::logUnmet(Target &target, const ChangeEvent &event, const SeenVector 
 		return; // entries are found by the text of their key
 	auto side = [](const std::string &of)
 	{
-		return "SELECT hlc_" + of + " AS hlc, region_" + of + " AS region, image_" + of + " AS image, table_name FROM mrsync.conflict_log WHERE jsonb_hash_extended(" +
+		return "SELECT hlc_" + of + " AS hlc, region_" + of + " AS region, image_" + of + " AS image, event_id_" + of + " AS id, table_name FROM mrsync.conflict_log WHERE jsonb_hash_extended(" +
 			   (of == "a" ? "row_pk" : "coalesce(other_pk, row_pk)") + ", 0) = jsonb_hash_extended($1::jsonb, 0) AND hlc_" + of +
 			   " OPERATOR(mrsync.>) $2::mrsync.hlc AND row_pk = $1::jsonb AND other_pk IS NULL";
 	};
-	static spi::Statement *const logged = new spi::Statement("SELECT hlc::bigint, region, image FROM ((" + side("a") + " LIMIT $4::bigint) UNION ALL (" + side("b") +
-															 " LIMIT $4::bigint)) x WHERE table_name = $3");
+	static spi::Statement *const logged = new spi::Statement("SELECT hlc::bigint, region, image, id FROM ((" + side("a") + " LIMIT $4::bigint) UNION ALL (" + side("b") +
+															 " LIMIT $4::bigint)) x WHERE table_name = $3 ORDER BY id DESC NULLS LAST, image DESC NULLS LAST");
 	const Version incoming{event.hlc, event.region};
 	std::map<Version, spi::Row> others;
 	for (spi::Row &row : logged->query({pkText, toText(Hlc{region_->prunedUpTo.load()}), event.table, std::to_string(kMostSides + 1)}))
@@ -162,7 +162,7 @@ void Apply::logUnmet(Target &target, const ChangeEvent &event, const SeenVector 
 			image = std::get<Image>(decodeImage(*row[2]));
 		const Merged merged = target.merger ? mergedPair(target, event, pkText, version, image) : Merged();
 		if (merged.isKnown)
-			logPair(target, event, pkText, other, decision, image, merged);
+			logPair(target, event, pkText, other, decision, row[3], image, merged);
 	}
 }
 
