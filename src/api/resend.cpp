@@ -136,6 +136,8 @@ public:
 		flush();
 		deletions(tables);
 		flush();
+		// What was told of them may be lost as well; of rules the coordinator sees to it (worker/rollout.cpp).
+		spi::execute("INSERT INTO mrsync.conflict_untold SELECT conflict_id FROM mrsync.conflict_log WHERE hlc_b OPERATOR(mrsync.>) $1::mrsync.hlc", {toText(from_)});
 		pgCall(
 			[&]
 			{

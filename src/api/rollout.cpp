@@ -96,7 +96,7 @@ void requireHeard()
 			.hint("rollout => 'staged' waits for them.");
 }
 
-void lockRules() { spi::query("SELECT pg_catalog.pg_advisory_xact_lock(1836217209, 2)"); }
+void lockRules() { spi::query("SELECT pg_catalog.pg_advisory_xact_lock(1836217209, 3)"); }
 
 std::string registerRule(const Rule &rule, const std::string &rollout)
 {

@@ -9,6 +9,8 @@ extern "C"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "parser/parse_coerce.h"
+#include "utils/inval.h"
+#include "utils/syscache.h"
 }
 
 namespace mrsync
@@ -181,6 +183,28 @@ std::optional<FunctionSource> functionSource(Oid function)
 	if (rows.empty())
 		return std::nullopt;
 	return FunctionSource{*rows[0][0], *rows[0][1]};
+}
+
+void requireRegistered(Oid function, const std::string &name, const std::optional<std::string> &checksum)
+{
+	if (!checksum)
+		return;
+	std::optional<FunctionSource> source = functionSource(function);
+	if (!source || source->checksum != *checksum)
+		throw PgError(ERRCODE_DUPLICATE_FUNCTION, "function " + name + " is another one here")
+			.detail("Its definition differs from what was registered.")
+			.hint("Drop or rename it here, and it is made as it was registered; another version is registered under a name of its own.");
+}
+
+uint64_t functionChanges()
+{
+	static uint64_t changes = 1;
+	[[maybe_unused]] static const bool isWatched = []
+	{
+		pgCall([] { CacheRegisterSyscacheCallback(PROCOID, [](Datum, int, uint32) { ++changes; }, 0); });
+		return true;
+	}();
+	return changes;
 }
 
 } // namespace mrsync

@@ -40,5 +40,11 @@ struct FunctionSource
 };
 // Nothing: it belongs to the system or to an extension. Under fixed settings (pg/fixed_settings.h): it is compared across regions.
 std::optional<FunctionSource> functionSource(Oid function);
+// It is the function that was registered, under this name. checksum: NULL: one of an extension, whatever it does.
+void requireRegistered(Oid function, const std::string &name, const std::optional<std::string> &checksum);
+
+// A number that is another one when functions of this database may have been made, replaced, altered or dropped, as far as this
+// process has heard.
+uint64_t functionChanges();
 
 } // namespace mrsync

@@ -9,7 +9,6 @@
 #include "worker/subtransaction.h"
 #include "worker/target.h"
 #include "worker/time_limit.h"
-#include "worker/user_function.h"
 
 extern "C"
 {
@@ -22,20 +21,16 @@ namespace mrsync
 Loser::Loser(RegionShared *region, Oid relation, Oid owner, const RootTable &root, const std::vector<TargetColumn> &columns)
 	: region_(region), relation_(relation), owner_(owner), root_(root), columns_(columns)
 {
-	spi::Rows rows = spi::query("SELECT definition_id, strategy, function FROM mrsync.merge_definition WHERE table_name = $1 AND of_losers AND activation IS "
+	spi::Rows rows = spi::query("SELECT definition_id, strategy, function, checksum FROM mrsync.merge_definition WHERE table_name = $1 AND of_losers AND activation IS "
 								"NOT NULL ORDER BY activation DESC, definition_id DESC LIMIT 1",
 								{root_.name});
 	if (rows.empty() || rows[0][1] == kHoldAside)
 		return;
 	rule_ = *rows[0][0];
 	function_ = rows[0][2].value_or("");
+	if (!function_.empty())
+		registered_.emplace(function_, rows[0][3], "function " + function_ + " of " + root_.name);
 	shared_ = sharedMergeFailures(root_.name);
-}
-
-Loser::~Loser()
-{
-	if (plan_)
-		SPI_freeplan(plan_); // does not ereport
 }
 
 bool Loser::isGivenUp(const std::string &keyName, const Version &version) const
@@ -100,8 +95,7 @@ std::optional<PgError> Loser::attempt(const Row &row, Image &made)
 // False: it returned NULL.
 bool Loser::call(const Image &row, Image &made)
 {
-	if (!plan_)
-		plan_ = spi::prepare("SELECT " + callableName(function_, "function " + function_ + " of " + root_.name) + "($1)", {root_.rowType});
+	registered_->prepare([&](const std::string &name) { return spi::prepare("SELECT " + name + "($1)", {root_.rowType}); });
 	const std::vector<const char *> given = textsOf(columns_, row);
 	std::vector<const char *> results(columns_.size());
 	bool isNothing = false;
@@ -110,12 +104,13 @@ bool Loser::call(const Image &row, Image &made)
 		{
 			Datum value = rowDatum(columns_, lookup_rowtype_tupdesc_copy(root_.rowType, -1), given.data());
 			TupleDesc desc;
-			HeapTuple tuple = callPlan(plan_, &value, " ", desc);
+			HeapTuple tuple = callPlan(registered_->plan(), &value, " ", desc);
 			Datum result = SPI_getbinval(tuple, desc, 1, &isNothing);
 			if (!isNothing)
 				rowTexts(columns_, result, results.data());
 			SPI_freetuptable(SPI_tuptable);
 		});
+	registered_->called();
 	if (isNothing)
 		return false;
 	made = withTexts(columns_, row, results);

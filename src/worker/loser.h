@@ -9,11 +9,7 @@
 #include "worker/merge_failure.h"
 #include "worker/root_table.h"
 #include "worker/target_column.h"
-
-extern "C"
-{
-#include "executor/spi.h"
-}
+#include "worker/user_function.h"
 
 #include <utility>
 
@@ -27,7 +23,6 @@ class Loser
 public:
 	// relation: the root itself, or a partition of it. Reads the rule from the catalog. Throws PgError, as all below.
 	Loser(RegionShared *region, Oid relation, Oid owner, const RootTable &root, const std::vector<TargetColumn> &columns);
-	~Loser();
 	Loser(const Loser &) = delete;
 	Loser &operator=(const Loser &) = delete;
 
@@ -62,7 +57,7 @@ private:
 	RootTable root_;
 	const std::vector<TargetColumn> &columns_;
 	std::string rule_, function_; // no function: keys are set NULL
-	SPIPlanPtr plan_ = nullptr;
+	std::optional<RegisteredCall> registered_;
 	std::set<std::string> shared_; // failures, by their ids
 	std::optional<MergeFailure> toShare_;
 };

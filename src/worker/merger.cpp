@@ -9,7 +9,6 @@
 #include "worker/parking.h"
 #include "worker/subtransaction.h"
 #include "worker/time_limit.h"
-#include "worker/user_function.h"
 
 #include <algorithm>
 #include <charconv>
@@ -62,24 +61,20 @@ Merger::Merger(RegionShared *region, Oid relation, Oid owner, const RootTable &r
 		});
 }
 
-Merger::~Merger()
-{
-	for (auto &[name, plan] : plans_)
-		SPI_freeplan(plan); // does not ereport
-}
-
 // Each definition changes one thing of what was before; a function on whole rows and rules for columns end each other, as in the view
 // mrsync.merge_function.
 void Merger::readRules()
 {
 	std::vector<MergeRule> rules;
 	MergeRule rule;
-	for (const spi::Row &row : spi::query("SELECT column_name, strategy, function, activation::bigint FROM mrsync.merge_definition WHERE "
+	for (const spi::Row &row : spi::query("SELECT column_name, strategy, function, activation::bigint, checksum FROM mrsync.merge_definition WHERE "
 										  "table_name = $1 AND activation IS NOT NULL AND NOT of_losers ORDER BY activation, definition_id",
 										  {root_}))
 	{
 		const bool isFunction = row[2].has_value();
 		rule.from = Hlc{std::stoll(*row[3])};
+		if (isFunction)
+			checksums_[*row[2]] = row[4];
 		if (row[0])
 		{
 			rule.rowFunction.clear();
@@ -95,10 +90,13 @@ void Merger::readRules()
 		rules.push_back(rule);
 	}
 	rules_ = MergeRules(std::move(rules));
-	for (const spi::Row &row : spi::query("SELECT definition_id, column_name, function FROM mrsync.merge_definition WHERE table_name = $1 AND status = "
+	for (const spi::Row &row : spi::query("SELECT definition_id, column_name, function, checksum FROM mrsync.merge_definition WHERE table_name = $1 AND status = "
 										  "'shadow' ORDER BY definition_id",
 										  {root_}))
+	{
 		shadows_.push_back({*row[0], row[1], *row[2]});
+		checksums_[*row[2]] = row[3];
+	}
 }
 
 // What a column that is added later is in rows that were there: the same in every region.
@@ -186,20 +184,23 @@ Image Merger::normal(Image image) const
 
 RowState Merger::normal(const RowState &state) const { return state ? RowState(normal(*state)) : std::nullopt; }
 
-SPIPlanPtr Merger::planFor(const std::string &function, const std::string &columnName)
+RegisteredCall &Merger::prepared(const std::string &function, const std::string &columnName)
 {
-	SPIPlanPtr &plan = plans_[{function, columnName}];
-	if (plan)
-		return plan;
 	const TargetColumn *of = columnName.empty() ? nullptr : column(columnName);
-	const std::string name = callableName(function, "merge function " + function + " of " + root_);
-	const spi::Value collation = of && OidIsValid(of->collation)
-									 ? spi::query("SELECT $1::oid::regcollation", {std::to_string(of->collation)})[0][0]
-									 : std::nullopt;
-	AsOwner owner(functionOwner_);
-	if (of)
-		return plan = spi::prepare("SELECT " + name + "($1" + (collation ? " COLLATE " + *collation : "") + ", $2, $3)", {of->type, of->type, of->type});
-	return plan = spi::prepare("SELECT " + name + "($1, $2, $3)", {rowType_, rowType_, rowType_});
+	RegisteredCall &registered =
+		calls_.try_emplace({function, columnName}, function, checksums_[function], "merge function " + function + " of " + root_).first->second;
+	registered.prepare(
+		[&](const std::string &name)
+		{
+			const spi::Value collation = of && OidIsValid(of->collation)
+											 ? spi::query("SELECT $1::oid::regcollation", {std::to_string(of->collation)})[0][0]
+											 : std::nullopt;
+			AsOwner owner(functionOwner_);
+			if (of)
+				return spi::prepare("SELECT " + name + "($1" + (collation ? " COLLATE " + *collation : "") + ", $2, $3)", {of->type, of->type, of->type});
+			return spi::prepare("SELECT " + name + "($1, $2, $3)", {rowType_, rowType_, rowType_});
+		});
+	return registered;
 }
 
 void Merger::row(std::string pkText, std::string keyName, const Version &first)
@@ -289,7 +290,7 @@ std::optional<Merger::Value> Merger::merge(const std::string &function, const st
 		sum = count<int16_t>(ancestor, a, b);
 	if (sum)
 		return sum;
-	SPIPlanPtr plan = planFor(function, columnName);
+	RegisteredCall &registered = prepared(function, columnName);
 	const char *result = nullptr;
 	auto ask = [&]
 		{
@@ -308,7 +309,7 @@ std::optional<Merger::Value> Merger::merge(const std::string &function, const st
 					}
 					TupleDesc desc;
 					bool isNull;
-					HeapTuple tuple = callPlan(plan, values, nulls, desc);
+					HeapTuple tuple = callPlan(registered.plan(), values, nulls, desc);
 					Datum value = SPI_getbinval(tuple, desc, 1, &isNull);
 					const char *text = isNull ? nullptr : OutputFunctionCall(output, value);
 					value = in(text); // as the column takes it: with its length or scale, and its domain's checks
@@ -316,6 +317,7 @@ std::optional<Merger::Value> Merger::merge(const std::string &function, const st
 					SPI_freetuptable(SPI_tuptable);
 					return text;
 				});
+			registered.called();
 		};
 	if (!call(function, columnName, [&] { return std::array{ancestor, a, b}; }, ask))
 		return std::nullopt;
@@ -333,7 +335,7 @@ std::optional<Merger::Value> Merger::empty(const std::string &function, const st
 
 std::optional<Image> Merger::mergeRow(const std::string &function, const RowState &ancestor, const RowState &a, const Image &b)
 {
-	SPIPlanPtr plan = planFor(function, "");
+	RegisteredCall &registered = prepared(function, "");
 	const Image asked[] = {ancestor ? asTable(*ancestor) : Image(), a ? asTable(*a) : Image(), asTable(b)};
 	const std::vector<const char *> was = textsOf(columns_, asked[0]), is = textsOf(columns_, asked[1]), next = textsOf(columns_, asked[2]);
 	const char *const *rows[] = {ancestor ? was.data() : nullptr, a ? is.data() : nullptr, next.data()};
@@ -353,12 +355,13 @@ std::optional<Image> Merger::mergeRow(const std::string &function, const RowStat
 						values[i] = rows[i] ? rowDatum(columns_, rowDesc, rows[i]) : Datum(0);
 					}
 					TupleDesc desc;
-					HeapTuple tuple = callPlan(plan, values, nulls, desc);
+					HeapTuple tuple = callPlan(registered.plan(), values, nulls, desc);
 					Datum result = SPI_getbinval(tuple, desc, 1, &isNothing);
 					if (!isNothing)
 						rowTexts(columns_, result, results.data());
 					SPI_freetuptable(SPI_tuptable);
 				});
+			registered.called();
 		};
 	auto values = [&] { return std::array{ancestor ? Value(encodeImage(asked[0])) : Value(), a ? Value(encodeImage(asked[1])) : Value(), Value(encodeImage(asked[2]))}; };
 	if (!call(function, "", values, ask) || isNothing)

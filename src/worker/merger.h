@@ -10,11 +10,7 @@
 #include "worker/merge_failure.h"
 #include "worker/root_table.h"
 #include "worker/target_column.h"
-
-extern "C"
-{
-#include "executor/spi.h"
-}
+#include "worker/user_function.h"
 
 namespace mrsync
 {
@@ -35,7 +31,6 @@ class Merger : public MergeCalls
 public:
 	// relation: the root itself, or a partition of it. Reads the rules from the catalog.
 	Merger(RegionShared *region, Oid relation, Oid owner, const RootTable &root, const std::vector<TargetColumn> &columns);
-	~Merger() override;
 	Merger(const Merger &) = delete;
 	Merger &operator=(const Merger &) = delete;
 
@@ -69,7 +64,7 @@ private:
 	const TargetColumn *column(const std::string &name) const;
 	// Calls f with the rights of whose code it is; values(): ancestor, a and b, should it fail. False: the event's own values are taken.
 	template <typename F, typename V> bool call(const std::string &function, const std::string &column, V &&values, F &&f);
-	SPIPlanPtr planFor(const std::string &function, const std::string &column);
+	RegisteredCall &prepared(const std::string &function, const std::string &column);
 	void readRules();
 	void readDefaults();
 
@@ -90,7 +85,8 @@ private:
 	std::optional<MergeFailure> toShare_;
 	std::string pkText_, keyName_;
 	Version first_, step_;
-	std::map<std::pair<std::string, std::string>, SPIPlanPtr> plans_; // by function and column; of the row: no column
+	std::map<std::string, spi::Value> checksums_; // of functions, as registered
+	std::map<std::pair<std::string, std::string>, RegisteredCall> calls_; // by function and column; of the row: no column
 };
 
 } // namespace mrsync

@@ -110,15 +110,15 @@ std::vector<Rollout::Definition> Rollout::read()
 			 "SELECT d.definition_id, d.hlc, d.strategy, d.function, d.checksum, t.relation, t.owner, d.table_name, d.column_name, d.status = "
 			 "'preparing' AND d.region_id = $1, NOT EXISTS (SELECT FROM mrsync.region g WHERE NOT EXISTS (SELECT FROM "
 			 "mrsync.merge_acknowledgement o WHERE o.definition_id = d.definition_id AND o.region_id = g.region_id AND o.prepared)), d.status = "
-			 "'active' AND coalesce(a.prepared AND NOT a.knows_activation, false), t.added_at, d.rollout = 'shadow' FROM mrsync.merge_definition d LEFT JOIN (SELECT r.relation::oid, "
+			 "'active' AND coalesce(a.prepared AND NOT a.knows_activation, false), t.added_at, d.rollout = 'shadow', d.status <> 'preparing' FROM mrsync.merge_definition d LEFT JOIN (SELECT r.relation::oid, "
 			 "c.relowner, format('%I.%I', n.nspname, c.relname), r.added_at FROM mrsync.replicated_table r JOIN pg_class c ON c.oid = r.relation JOIN pg_namespace "
 			 "n ON n.oid = c.relnamespace) t (relation, owner, name, added_at) ON t.name = d.table_name LEFT JOIN mrsync.merge_acknowledgement a ON "
 			 "a.definition_id = d.definition_id AND a.region_id = $1 WHERE d.status <> 'withdrawn' ORDER BY d.registered_at, d.definition_id",
 			 {std::string(region_->region)}))
 	{
 		auto oid = [&](int n) { return row[n] ? static_cast<Oid>(std::stoul(*row[n])) : InvalidOid; };
-		definitions.push_back(Definition{*row[0], *row[1], *row[2], row[3].value_or(""), row[4].value_or(""), MergePlace{oid(5), *row[7], row[8]}, oid(6),
-										 row[9] == "t", row[10] == "t", row[11] == "t", row[12].value_or(""), row[13] == "t"});
+		definitions.push_back(Definition{*row[0], *row[1], *row[2], row[3].value_or(""), row[4], MergePlace{oid(5), *row[7], row[8]}, oid(6),
+										 row[9] == "t", row[10] == "t", row[11] == "t", row[12].value_or(""), row[13] == "t", row[14] == "t"});
 	}
 	transaction.commit();
 	return definitions;
@@ -129,11 +129,14 @@ bool Rollout::isDue(const Definition &definition) const
 	auto tried = tried_.find(definition.id);
 	if (tried == tried_.end() || tried->second.relation != definition.place.relation || definition.addedAt != tried->second.addedAt)
 		return true;
-	return !tried->second.isPrepared && (tried->second.stamp != definition.stamp || steadyNow() - tried->second.at >= kRetryPause);
+	if (steadyNow() - tried->second.at >= kRetryPause && (!tried->second.isPrepared || (!definition.function.empty() && tried->second.functions != functionChanges())))
+		return true;
+	return !tried->second.isPrepared && tried->second.stamp != definition.stamp;
 }
 
 void Rollout::prepare(const Definition &definition)
 {
+	const uint64_t functions = functionChanges();
 	std::optional<PgError> failure;
 	try
 	{
@@ -148,7 +151,7 @@ void Rollout::prepare(const Definition &definition)
 		failure = error;
 	}
 	acknowledge(definition, failure);
-	tried_[definition.id] = Tried{definition.place.relation, definition.addedAt, definition.stamp, !failure, steadyNow()};
+	tried_[definition.id] = Tried{definition.place.relation, definition.addedAt, definition.stamp, !failure, steadyNow(), functions};
 }
 
 // The function is there, and is the one that is meant.
@@ -158,14 +161,8 @@ void Rollout::provide(const Definition &definition)
 	std::optional<Oid> known = functionBySignature(definition.function);
 	if (!known)
 		create(definition);
-	else if (!definition.checksum.empty())
-	{
-		std::optional<FunctionSource> source = functionSource(*known);
-		if (!source || source->checksum != definition.checksum)
-			throw PgError(ERRCODE_DUPLICATE_FUNCTION, "function " + definition.function + " is another one here")
-				.detail("Its definition differs from what was registered.")
-				.hint("Drop or rename it here, and it is made as it was registered; or withdraw the rule, and register the function under another name.");
-	}
+	else
+		requireRegistered(*known, definition.function, definition.checksum);
 	transaction.commit();
 }
 
@@ -213,23 +210,30 @@ void Rollout::inspect(const Definition &definition)
 		if (!function)
 			throw PgError(ERRCODE_UNDEFINED_FUNCTION, "function " + definition.function + " does not exist here");
 		requireFunctionFits(definition.place, definition.strategy, *function);
-		const spi::Row row = spi::query("SELECT format('%I.%I', n.nspname, p.proname), quote_ident($3), format_type(CASE WHEN t.typtype = 'p' THEN "
-										"a.atttypid ELSE t.oid END, -1) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_type t ON t.oid = "
-										"p.prorettype LEFT JOIN pg_attribute a ON a.attrelid = $2::oid AND a.attname = $3 WHERE p.oid = $1::oid",
-										{std::to_string(*function), std::to_string(definition.place.relation), definition.place.column})[0];
-		const std::string &name = *row[0], &type = *row[2];
-		const std::string null = "NULL::" + type, value = "one.v::" + type;
-		const bool isOne = isOfLosers(definition.strategy);
-		const std::string withNulls = "SELECT " + name + "(" + null + (isOne ? "" : ", " + null + ", " + null) + ")";
-		const std::string withRow = "SELECT " + name + "(" + value + (isOne ? "" : ", " + value + ", " + value) + ") FROM (SELECT " +
-									(row[1] ? "mrsync_row." + *row[1] : "mrsync_row") + " FROM " + definition.place.table +
-									" mrsync_row LIMIT 1) one (v)";
-		TimeLimit limit(kTrialMs);
-		AsOwner rights(definition.owner);
-		spi::execute(withNulls.c_str());
-		spi::execute(withRow.c_str());
+		if (!definition.isTried)
+			tryOut(definition, *function);
 	}
 	transaction.commit();
+}
+
+// What is in force is not tried again: values that it fails on are told when it does.
+void Rollout::tryOut(const Definition &definition, Oid function)
+{
+	const spi::Row row = spi::query("SELECT format('%I.%I', n.nspname, p.proname), quote_ident($3), format_type(CASE WHEN t.typtype = 'p' THEN "
+									"a.atttypid ELSE t.oid END, -1) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_type t ON t.oid = "
+									"p.prorettype LEFT JOIN pg_attribute a ON a.attrelid = $2::oid AND a.attname = $3 WHERE p.oid = $1::oid",
+									{std::to_string(function), std::to_string(definition.place.relation), definition.place.column})[0];
+	const std::string &name = *row[0], &type = *row[2];
+	const std::string null = "NULL::" + type, value = "one.v::" + type;
+	const bool isOne = isOfLosers(definition.strategy);
+	const std::string withNulls = "SELECT " + name + "(" + null + (isOne ? "" : ", " + null + ", " + null) + ")";
+	const std::string withRow = "SELECT " + name + "(" + value + (isOne ? "" : ", " + value + ", " + value) + ") FROM (SELECT " +
+								(row[1] ? "mrsync_row." + *row[1] : "mrsync_row") + " FROM " + definition.place.table +
+								" mrsync_row LIMIT 1) one (v)";
+	TimeLimit limit(kTrialMs);
+	AsOwner rights(definition.owner);
+	spi::execute(withNulls.c_str());
+	spi::execute(withRow.c_str());
 }
 
 // It locks the table; not again for each rule, nor at each start.
@@ -319,15 +323,23 @@ void Rollout::tellKnown()
 	pgCall([&] { ConditionVariableBroadcast(&region_->acks); });
 }
 
-// For regions that read our topic from its beginning when what was said first is not in it any more.
+// For regions that read our topic from its beginning when what was said first is not in it any more; and all of it after a resend, since
+// what makes that necessary may have taken it along.
 void Rollout::sayAgain()
 {
 	int64_t now = steadyNow();
-	if (saidAt_ != 0 && now - saidAt_ < kSayAgainInterval)
+	WorkerTransaction transaction;
+	const spi::Value resent = spi::query("SELECT max(finished_at) FROM mrsync.resend WHERE region_id = $1", {std::string(region_->region)})[0][0];
+	const bool isAll = resent != resent_;
+	if (!isAll && saidAt_ != 0 && now - saidAt_ < kSayAgainInterval)
 		return;
 	saidAt_ = now;
-	const std::string old = toText(Hlc{GetCurrentTimestamp() - kSayAgain});
-	WorkerTransaction transaction;
+	resent_ = resent;
+	const std::string old = toText(isAll ? clockTick(region_) : Hlc{GetCurrentTimestamp() - kSayAgain});
+	if (isAll)
+		spi::execute("UPDATE mrsync.merge_failure f SET hlc = f.hlc FROM (SELECT failure_id FROM mrsync.merge_failure WHERE region_id = $1 AND is_shared FOR UPDATE "
+					 "SKIP LOCKED) free WHERE free.failure_id = f.failure_id",
+					 {std::string(region_->region)});
 	spi::execute("UPDATE mrsync.merge_definition d SET hlc = $2::mrsync.hlc FROM (SELECT definition_id FROM mrsync.merge_definition WHERE region_id = $1 "
 				 "AND hlc OPERATOR(mrsync.<) $3::mrsync.hlc FOR UPDATE SKIP LOCKED) free WHERE free.definition_id = d.definition_id",
 				 {std::string(region_->region), toText(clockTick(region_)), old});

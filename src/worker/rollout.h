@@ -16,6 +16,7 @@
 
 #include "pg/guard.h"
 #include "pg/merge_fitness.h"
+#include "pg/spi.h"
 #include "worker/worker.h"
 
 #include <map>
@@ -38,7 +39,8 @@ public:
 private:
 	struct Definition
 	{
-		std::string id, stamp, strategy, function, checksum;
+		std::string id, stamp, strategy, function;
+		std::optional<std::string> checksum;
 		MergePlace place;
 		Oid owner;
 		bool isOurs;	 // to activate
@@ -46,14 +48,16 @@ private:
 		bool isUntold;	 // active, and not yet acknowledged as that
 		std::string addedAt; // the table, to replication
 		bool isShadow;		 // to be run beside what decides
+		bool isTried;		 // by all regions
 	};
-	struct Tried // by this process; another one tries anew, so that what was dropped meanwhile is noticed
+	struct Tried // by this process
 	{
 		Oid relation;
 		std::string addedAt;
 		std::string stamp;
 		bool isPrepared;
 		int64_t at; // steadyNow()
+		uint64_t functions; // functionChanges()
 	};
 	std::vector<Definition> read();
 	bool isDue(const Definition &definition) const;
@@ -61,6 +65,7 @@ private:
 	void provide(const Definition &definition);
 	void create(const Definition &definition);
 	void inspect(const Definition &definition);
+	void tryOut(const Definition &definition, Oid function);
 	void beginHistory(const Definition &definition);
 	void acknowledge(const Definition &definition, const std::optional<PgError> &failure);
 	bool activate(const Definition &definition);
@@ -73,6 +78,7 @@ private:
 	std::map<std::string, Tried> tried_; // by id
 	int64_t lookedAt_ = 0; // steadyNow(), as is below
 	int64_t saidAt_ = 0;
+	spi::Value resent_; // when this region has sent again what it has
 };
 
 } // namespace mrsync

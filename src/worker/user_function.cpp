@@ -1,9 +1,9 @@
 #include "worker/user_function.h"
 
 #include "pg/executor.h"
-#include "pg/spi.h"
 
 #include <cstring>
+#include <utility>
 
 extern "C"
 {
@@ -41,19 +41,38 @@ bool isOfValues(const PgError &error)
 	}
 }
 
-std::string callableName(const std::string &signature, const std::string &whose)
+RegisteredCall::RegisteredCall(std::string function, spi::Value checksum, std::string whose)
+	: function_(std::move(function)), whose_(std::move(whose)), checksum_(std::move(checksum))
 {
+}
+
+RegisteredCall::~RegisteredCall() { forget(); }
+
+void RegisteredCall::forget()
+{
+	if (plan_)
+		SPI_freeplan(std::exchange(plan_, nullptr)); // does not ereport
+}
+
+// The name to call it by.
+std::string RegisteredCall::confirm()
+{
+	const uint64_t changes = functionChanges();
 	try
 	{
-		return *spi::query("SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE p.oid = "
-						   "$1::regprocedure",
-						   {signature})
-					.at(0)
-					.at(0);
+		const spi::Row row = spi::query("SELECT format('%I.%I', n.nspname, p.proname), p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE "
+										"p.oid = $1::regprocedure",
+										{function_})
+								 .at(0);
+		requireRegistered(static_cast<Oid>(std::stoul(*row[1])), function_, checksum_);
+		seen_ = changes;
+		return *row[0];
 	}
 	catch (const PgError &error)
 	{
-		throw PgError(error.sqlState(), whose + ": " + error.message())
+		if (error.sqlState() == ERRCODE_DUPLICATE_FUNCTION)
+			throw;
+		throw PgError(error.sqlState(), whose_ + ": " + error.message())
 			.hint("Create it here as it is in the other regions; the event is tried again by itself.");
 	}
 }

@@ -5,6 +5,8 @@
 
 #include "core/event.h"
 #include "pg/guard.h"
+#include "pg/merge_fitness.h"
+#include "pg/spi.h"
 #include "worker/target_column.h"
 
 extern "C"
@@ -18,8 +20,42 @@ namespace mrsync
 // An error of these is one of the values and the function, not of the place and the moment.
 bool isOfValues(const PgError &error);
 
-// The name to call it by. Throws PgError: there is none here; whose: for the message.
-std::string callableName(const std::string &signature, const std::string &whose);
+// Calls of a function that a rule names. It has to be the one that was registered: what another one makes is not what the other
+// regions make. Throws PgError if it is not, or if there is none here: the event waits.
+class RegisteredCall
+{
+public:
+	RegisteredCall(std::string function, spi::Value checksum, std::string whose);
+	~RegisteredCall();
+	RegisteredCall(const RegisteredCall &) = delete;
+	RegisteredCall &operator=(const RegisteredCall &) = delete;
+
+	// make(name): the plan, of the name to call it by. Made anew when functions have changed.
+	template <typename F> void prepare(F &&make)
+	{
+		if (plan_ && seen_ == functionChanges())
+			return;
+		const std::string name = confirm();
+		forget();
+		plan_ = make(name);
+	}
+	SPIPlanPtr plan() const { return plan_; }
+	// After a call: it was not replaced meanwhile.
+	void called()
+	{
+		if (seen_ != functionChanges())
+			confirm();
+	}
+
+private:
+	std::string confirm();
+	void forget();
+
+	std::string function_, whose_; // whose: for messages
+	spi::Value checksum_;
+	SPIPlanPtr plan_ = nullptr;
+	uint64_t seen_ = 0; // functionChanges()
+};
 
 // The one row that it gives. May ereport.
 HeapTuple callPlan(SPIPlanPtr plan, Datum *values, const char *nulls, TupleDesc &desc);

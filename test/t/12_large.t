@@ -146,9 +146,11 @@ for my $region ($lab->regions)
 	});
 }
 new_writer();
-my ($extractor, $applier) = (worker_pid($lab, 'us', 'extractor'), worker_pid($lab, 'eu', 'applier', 'us'));
-my $counted = "SELECT transactions FROM mrsync.worker_stat() WHERE kind = 'applier'";    # count(*) of their records would be slow
-my $before = $lab->sql('eu', $counted);
+# The applier begins when all of it is in the topic: how far it is behind, and so how much it has fetched ahead, is the same all the time then.
+$lab->pause('us>eu');
+my $extractor = worker_pid($lab, 'us', 'extractor');
+my $sent = "SELECT transactions FROM mrsync.worker_stat() WHERE kind = 'extractor'";
+my $before = $lab->sql('us', $sent);
 $began = time;
 # In several blocks: PL/pgSQL itself keeps some bytes for each COMMIT until its block ends, in any database.
 my $each = $transactions / 20;
@@ -162,8 +164,14 @@ written(join("\n", 'SET synchronous_commit = off;', map { my $from = $_ * $each;
 
 $committed = time;
 diag(sprintf '%d transactions of one row: written in %.0f s', $transactions, $committed - $began);
-$lab->wait_until('all to be applied', sub { $watch->(); sleep 0.5; $lab->sql('eu', $counted) == $before + $transactions });
-diag(sprintf 'arrived %.0f s after the last one\'s commit', time - $committed);
+$lab->wait_until('all to be sent', sub { $watch->(); sleep 0.5; $lab->sql('us', $sent) >= $before + $transactions });
+$lab->resume('us>eu');
+my $resumed = time;
+$lab->wait_until('an applier', sub { worker_pid($lab, 'eu', 'applier', 'us') });
+my $applier = worker_pid($lab, 'eu', 'applier', 'us');
+my $counted = "SELECT transactions FROM mrsync.worker_stat() WHERE kind = 'applier'";    # count(*) of their records would be slow
+$lab->wait_until('all to be applied', sub { $watch->(); sleep 0.5; $lab->sql('eu', $counted) >= $transactions });
+diag(sprintf 'sent %.0f s after the last one\'s commit, applied within %.0f s', $resumed - $committed, time - $resumed);
 $lab->drain;
 is($lab->sql('eu', 'SELECT count(*), sum(n) FROM big WHERE id < 0'),
 	sprintf('%d|%d', $transactions, $transactions * ($transactions + 1) / 2), "all $transactions rows are there");

@@ -28,7 +28,12 @@ sub merge    # the source of a merge function: the later value, after this
 	return "CREATE FUNCTION $name(ancestor int, a int, b int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS \$f\$ BEGIN " . ($before // '') . ' RETURN b; END $f$';
 }
 sub register { my ($region, $name, $column, %options) = @_; return sql($region, "SELECT mrsync.merge_function_register('shop.item', '$name(int,int,int)', '$column')", %options) }
-sub wait_active { my ($region, $id, $seconds) = @_; return sql($region, "SELECT mrsync.merge_function_wait('$id', '" . ($seconds // 60) . " s')") }
+sub wait_active    # also in a region that has not heard of it yet
+{
+	my ($region, $id, $seconds) = @_;
+	$lab->wait_for($region, "SELECT count(*) FROM mrsync.merge_function WHERE definition_id = '$id'", 1);
+	return sql($region, "SELECT mrsync.merge_function_wait('$id', '" . ($seconds // 60) . " s')");
+}
 sub rule { my ($region, $id, $what) = @_; return sql($region, "SELECT $what FROM mrsync.merge_function WHERE definition_id = '$id'") }
 sub held    # until a region's view says this
 {
@@ -214,6 +219,37 @@ kill 9, worker_pid($lab, 'eu', 'coordinator');
 $lab->wait_until('the servers', sub { !grep { ($lab->sql_try($_, 'SELECT 1'))[0] } @regions });
 $lab->wait_until('the rule', sub { !($lab->sql_try('ap', "SELECT mrsync.merge_function_wait('$killed', '5 s')"))[0] });
 same_rule($killed, 'kill -9 of the coordinators of both: the rule becomes active');
+
+# ---- a function that is replaced where it is in force, or dropped
+
+sql('ap', merge('shop.killed', 'b := -1;') =~ s/CREATE/CREATE OR REPLACE/r);
+held($_, $killed, qr/^ap: 42723 function shop\.killed\(integer,integer,integer\) is another one here/, "replaced in one region: $_ says so") for @regions;
+is(rule('us', $killed, 'status, waiting_for'), 'active|{ap}', 'the rule stays active');
+$lab->pause;
+us('UPDATE shop.item SET n = 11 WHERE id = 1');
+sql('eu', 'UPDATE shop.item SET n = 12 WHERE id = 1');
+$lab->resume;
+$lab->wait_for('ap', "SELECT DISTINCT sqlstate, message FROM mrsync.apply_error", '42723|function shop.killed(integer,integer,integer) is another one here');
+$lab->wait_for($_, 'SELECT n FROM shop.item WHERE id = 1', 12) for qw(us eu);
+isnt(sql('ap', 'SELECT n FROM shop.item WHERE id = 1'), -1, 'nothing is decided by what was not registered: the event waits');
+sql('ap', 'DROP FUNCTION shop.killed');
+wait_active('us', $killed);
+$lab->wait_for('ap', 'SELECT count(*) FROM mrsync.apply_error', 0);
+$lab->drain;
+is($lab->same('SELECT n FROM shop.item WHERE id = 1', 'dropped, it is made as it was registered, and decides'), 12, 'as everywhere');
+
+# What was tried once is not tried again on the rows of the day.
+
+us("UPDATE shop.item SET label = '1'");
+us("CREATE FUNCTION shop.number(ancestor text, a text, b text) RETURNS text IMMUTABLE RETURN greatest(a::int, b::int)::text");
+my $number = us("SELECT mrsync.merge_function_register('shop.item', 'shop.number(text,text,text)', 'label')");
+wait_active('us', $number);
+us("UPDATE shop.item SET label = 'no number'");
+$lab->drain;
+sql('eu', 'SELECT pg_terminate_backend(' . worker_pid($lab, 'eu', 'coordinator') . ')');
+sql('us', merge('shop.looked'));
+wait_active('us', register('us', 'shop.looked', 'extra'));    # in eu by another coordinator, which has looked at those before
+is(rule($_, $number, 'status, waiting_for, why'), 'active|{}|', "a value that an active function does not take, and a new coordinator: for $_ it is prepared as before") for @regions;
 
 # ---- a region that has forgotten its own rule, as one that was set back
 

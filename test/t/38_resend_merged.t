@@ -35,6 +35,7 @@ for ([ 'stock', 'mrsync.merge_counter(bigint, bigint, bigint)', 'n' ], [ 'story'
 	my $id = $lab->sql('us', "SELECT mrsync.merge_function_register('$table', '$function', '$column')");
 	$lab->sql('us', "SELECT mrsync.merge_function_wait('$id', '60 s')");
 }
+my $conflicts = 'SELECT conflict_id, conflict_type, table_name, row_pk, event_id_a, event_id_b, image_a, image_b, result, resolution_strategy FROM mrsync.conflict_log ORDER BY 1';
 my $told = 0;
 sub add { my ($region, $id) = @_; ++$told; $lab->sql($region, "UPDATE story SET v = v || ' $region$told' WHERE id = $id") }
 sub equal
@@ -77,6 +78,9 @@ $lab->sql('us', 'SELECT mrsync.resend()');
 add('us', 1);
 $lab->drain;
 equal('lost with a slot');
+$lab->conflicts_told;
+my $log = $lab->same($conflicts, 'so are the conflicts, also those that us has met and told meanwhile');
+cmp_ok scalar(split /\n/, $log), '>', 20, 'there are some';
 is $lab->sql('ap', $story . 1), '1|6|6', 'every event is there once';
 is $lab->sql('ap', $story . 2), '2|2|2', 'also under a key in another text';
 is $lab->sql('eu', 'SELECT string_agg(n::text, \',\' ORDER BY id) FROM stock WHERE id NOT IN (3, 4)'), join(',', 1112, 1112, (1111) x 6, (1101) x 10, 6, 12), 'counters are exact';
