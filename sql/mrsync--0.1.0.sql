@@ -455,7 +455,7 @@ COMMENT ON TABLE mrsync.row_aside IS 'Rows held aside: each has a unique key, or
 COMMENT ON COLUMN mrsync.row_aside.aside_id IS 'Its number';
 COMMENT ON COLUMN mrsync.row_aside.relation IS 'The replicated table';
 COMMENT ON COLUMN mrsync.row_aside.key_hash IS 'Hash of its primary key, by the key types'' own equality';
-COMMENT ON COLUMN mrsync.row_aside.row_pk IS 'Its primary key, values as text';
+COMMENT ON COLUMN mrsync.row_aside.row_pk IS 'Its primary key as events have it, values as text; conflict_log.row_pk is row_pk::jsonb';
 COMMENT ON COLUMN mrsync.row_aside.region_id IS 'Where it was written';
 COMMENT ON COLUMN mrsync.row_aside.hlc IS 'Its stamp; with the region it is the row''s version, in the table or not';
 COMMENT ON COLUMN mrsync.row_aside.holder_hash IS 'Hash of the primary key of the row that keeps it out; NULL: that one has left, and this one is about to be tried';
@@ -707,7 +707,7 @@ COMMENT ON FUNCTION mrsync.merge_function_rollback(uuid) IS 'Has what decided be
 
 CREATE FUNCTION mrsync.merge_function_wait(definition_id uuid, timeout interval DEFAULT '30 s') RETURNS void
 LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_merge_function_wait';
-COMMENT ON FUNCTION mrsync.merge_function_wait(uuid, interval) IS 'Waits until a rule is active and every region says that it decides by it; of a shadow: until every region is prepared for it, and this one runs it. In any region; the transaction that has registered it has to be committed. Errors: 55P03 the timeout has passed (the regions that it waits for are named, and why; in PL/pgSQL: WHEN lock_not_available), 55000 withdrawn, 25001 registered by this transaction, or REPEATABLE READ, 42704 no such definition_id, 22023 negative timeout. Example: SELECT mrsync.merge_function_wait(definition_id, ''1 min'') FROM mrsync.merge_function WHERE status = ''preparing'';';
+COMMENT ON FUNCTION mrsync.merge_function_wait(uuid, interval) IS 'Waits until a rule is active and every region says that it decides by it; of a shadow: until every region is prepared for it, and this one runs it. In any region; the transaction that has registered it has to be committed. Errors: 55P03 the timeout has passed (the regions that it waits for are named, and why; in PL/pgSQL: WHEN lock_not_available), 55000 withdrawn, 25001 registered by this transaction, or REPEATABLE READ, 42704 no such definition_id, 22023 negative timeout. Example: SELECT mrsync.merge_function_wait(definition_id, ''1 min'') FROM mrsync.merge_function WHERE status IN (''preparing'', ''active'');';
 
 CREATE TABLE mrsync.conflict_log (
 	conflict_id uuid NOT NULL PRIMARY KEY,
@@ -991,7 +991,7 @@ COMMENT ON FUNCTION mrsync.apply_error_retry(bigint) IS 'Asks the appliers to tr
 
 CREATE FUNCTION mrsync.apply_error_discard(error_id bigint) RETURNS void
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'mrsync_apply_error_discard';
-COMMENT ON FUNCTION mrsync.apply_error_discard(bigint) IS 'Gives a parked event up: it will not be applied in this region, which then differs from the others in that row until the row is written again. Error: 42704 no such error_id. Example: SELECT mrsync.apply_error_discard(17);';
+COMMENT ON FUNCTION mrsync.apply_error_discard(bigint) IS 'Gives a parked event up: it will not be applied in this region, which then differs from the others in that row until the row is written again; in a table with merge rules until it is deleted and inserted anew, in one transaction. Error: 42704 no such error_id. Example: SELECT mrsync.apply_error_discard(17);';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Conflicts. With the caller's rights and search_path: it is a write of the caller's, and fires triggers.
@@ -1153,7 +1153,8 @@ COMMENT ON COLUMN mrsync.worker_status.last_error_at IS 'When that was';
 CREATE VIEW mrsync.link_status AS
 SELECT l.link_id, l.source_region, l.target_region,
 	CASE WHEN l.target_region = here.region_id THEN 'incoming' ELSE 'outgoing' END AS direction,
-	l.status,
+	CASE WHEN l.status = 'active' AND CASE WHEN l.target_region = here.region_id THEN w.degraded ELSE x.running AND x.degraded END THEN 'degraded'
+		ELSE l.status END AS status,
 	(CASE
 		WHEN l.status IN ('paused', 'decommissioned') THEN l.status
 		WHEN l.target_region = here.region_id THEN
@@ -1204,7 +1205,7 @@ COMMENT ON COLUMN mrsync.link_status.link_id IS 'For link_pause(), link_resume()
 COMMENT ON COLUMN mrsync.link_status.source_region IS 'Whose events travel';
 COMMENT ON COLUMN mrsync.link_status.target_region IS 'Where they are applied';
 COMMENT ON COLUMN mrsync.link_status.direction IS 'incoming: this region is the target; outgoing: it is the source';
-COMMENT ON COLUMN mrsync.link_status.status IS 'What the link is set to (active, paused), or degraded';
+COMMENT ON COLUMN mrsync.link_status.status IS 'What the link is set to (active, paused), or degraded: it needs somebody, state says why';
 COMMENT ON COLUMN mrsync.link_status.state IS 'What it is doing: streaming, catching up, paused, waiting: what for, stalled: for how long, down: why, degraded: why';
 COMMENT ON COLUMN mrsync.link_status.lag IS 'Time since the commit of the oldest event that the target has not applied; 0 when there is none; NULL before the first measurement';
 COMMENT ON COLUMN mrsync.link_status.parked IS 'Events of the source in apply_error; NULL on outgoing links';

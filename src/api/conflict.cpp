@@ -228,7 +228,7 @@ Writes prepare(const std::string &id, const std::string &side)
 								 {id});
 	if (found.empty())
 		throw PgError(ERRCODE_UNDEFINED_OBJECT, "conflict " + id + " is not in mrsync.conflict_log")
-			.detail("Each region logs the conflicts that it met itself, and keeps them for mrsync.conflict_log_retention.")
+			.detail("Within moments all regions have the same entries; each keeps them for mrsync.conflict_log_retention.")
 			.hint("SELECT conflict_id, table_name, row_pk FROM mrsync.conflict_log lists those that are.");
 	const spi::Row &row = found[0];
 	const std::string &name = *row[0], &pk = *row[1];

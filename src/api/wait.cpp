@@ -303,8 +303,9 @@ void waitForRule(const std::string &id, const Interval *timeout)
 		long left = deadline.left();
 		if (left == 0)
 			timedOut("the rule is not active in all regions",
-					 "It is " + *rows[0][0] + ", and waits for: " + *rows[0][1] + "." + (rows[0][2] == "" ? "" : " " + *rows[0][2]),
-					 "SELECT * FROM mrsync.merge_function shows how it goes on; mrsync.merge_function_withdraw() gives up what is not active yet.");
+					 (rows[0][0] == "active" ? "It is active; these do not say that they decide by it: " : "It is " + *rows[0][0] + ", and waits for: ") + *rows[0][1] + "." + (rows[0][2] == "" ? "" : " " + *rows[0][2]),
+					 std::string("SELECT * FROM mrsync.merge_function shows how it goes on") +
+						 (rows[0][0] == "active" ? "." : "; mrsync.merge_function_withdraw() gives up what is not active yet."));
 		sleepForAck(region, left);
 	}
 }

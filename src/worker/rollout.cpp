@@ -230,10 +230,20 @@ void Rollout::tryOut(const Definition &definition, Oid function)
 	const std::string withRow = "SELECT " + name + "(" + value + (isOne ? "" : ", " + value + ", " + value) + ") FROM (SELECT " +
 								(row[1] ? "mrsync_row." + *row[1] : "mrsync_row") + " FROM " + definition.place.table +
 								" mrsync_row LIMIT 1) one (v)";
-	TimeLimit limit(kTrialMs);
-	AsOwner rights(definition.owner);
-	spi::execute(withNulls.c_str());
-	spi::execute(withRow.c_str());
+	try
+	{
+		TimeLimit limit(kTrialMs);
+		AsOwner rights(definition.owner);
+		spi::execute(withNulls.c_str());
+		spi::execute(withRow.c_str());
+	}
+	catch (const PgError &error)
+	{
+		const int state = error.sqlState();
+		if (state == ERRCODE_UNDEFINED_OBJECT || state == ERRCODE_UNDEFINED_FUNCTION || state == ERRCODE_UNDEFINED_TABLE || state == ERRCODE_UNDEFINED_COLUMN)
+			throw PgError(state, error.message()).detail(error.detail()).hint("Functions run under search_path = pg_catalog: name what it uses with its schema, in every region; or write it as RETURN … or BEGIN ATOMIC.");
+		throw;
+	}
 }
 
 // It locks the table; not again for each rule, nor at each start.

@@ -210,6 +210,7 @@ sub slot_lost
 	like(worker_state($lab, 'us', 'extractor'), qr/^degraded: replication slot "mrsync_\d+" $pattern.*SELECT mrsync\.slot_recreate\(\), then SELECT mrsync\.resend\(\)/,
 		"$name: worker_status says " . worker_state($lab, 'us', 'extractor'));
 	like(outgoing(), qr/^degraded: extractor: replication slot /, 'link_status, too');
+	is(us("SELECT status FROM mrsync.link_status WHERE direction = 'outgoing'"), 'degraded', 'in one word');
 	is(us("SELECT count(*) FROM mrsync.worker_status WHERE state LIKE 'degraded%'"), 1, 'no other worker');
 	like(($lab->sql_try('us', "SELECT mrsync.wait_for_peers('1 s')"))[2], qr/55P03/, 'nobody is told that the peers have everything');
 }
