@@ -300,12 +300,14 @@ void waitForRule(const std::string &id, const Interval *timeout)
 			throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the rule was withdrawn before it was active");
 		if (rows[0][0] != "preparing" && rows[0][1] == "")
 			return;
+		const bool isActive = rows[0][0] == "active";
 		long left = deadline.left();
 		if (left == 0)
 			timedOut("the rule is not active in all regions",
-					 (rows[0][0] == "active" ? "It is active; these do not say that they decide by it: " : "It is " + *rows[0][0] + ", and waits for: ") + *rows[0][1] + "." + (rows[0][2] == "" ? "" : " " + *rows[0][2]),
+					 (isActive ? "It is active; these do not say that they decide by it: " : "It is " + *rows[0][0] + ", and waits for: ") +
+						 *rows[0][1] + "." + (rows[0][2] == "" ? "" : " " + *rows[0][2]),
 					 std::string("SELECT * FROM mrsync.merge_function shows how it goes on") +
-						 (rows[0][0] == "active" ? "." : "; mrsync.merge_function_withdraw() gives up what is not active yet."));
+						 (isActive ? "." : "; mrsync.merge_function_withdraw() gives up what is not active yet."));
 		sleepForAck(region, left);
 	}
 }

@@ -128,7 +128,8 @@ std::string joinEntries()
 	return " ON CONFLICT (conflict_id) DO UPDATE SET event_id_a = greatest(c.event_id_a, excluded.event_id_a), event_id_b = greatest(c.event_id_b, "
 		   "excluded.event_id_b), winner_event_id = greatest(c.event_id_b, excluded.event_id_b), image_a = " +
 		   imageA + ", image_b = " + imageB + ", conflict_type = " + type + ", result = CASE WHEN " + strategy + " = 'last_writer_wins' THEN " + imageB + " ELSE " +
-		   better(decides, "result") + " END, resolution_strategy = " + strategy + ", rule_activation = " + better(decides, "rule_activation") + ", given_up = " + better(decides, "given_up") + ", row_pk = " +
+		   better(decides, "result") + " END, resolution_strategy = " + strategy + ", rule_activation = " + better(decides, "rule_activation") +
+		   ", given_up = " + better(decides, "given_up") + ", row_pk = " +
 		   lower("row_pk") + ", other_pk = " + lower("other_pk") + ", constraint_name = " + lower("constraint_name") + " WHERE " + isNewA + " OR " + isNewB + " OR " +
 		   isBetter + " OR " + type + " <> c.conflict_type OR " + isLower("row_pk") + " OR " + isLower("other_pk") + " OR " +
 		   isLower("constraint_name");

@@ -67,8 +67,10 @@ void Histories::foldByNewRules()
 		[]
 		{
 			std::vector<NewRule> found;
-			for (const spi::Row &row : spi::query("SELECT d.id, t.relation, d.table_name, d.row_pk FROM (SELECT definition_id, table_name, activation, NULL::jsonb FROM mrsync.merge_definition WHERE activation IS NOT NULL UNION ALL SELECT "
-												  "failure_id, table_name, event_hlc, row_pk FROM mrsync.merge_failure WHERE is_shared) d (id, table_name, since, row_pk) LEFT JOIN (SELECT r.relation::oid, "
+			for (const spi::Row &row : spi::query("SELECT d.id, t.relation, d.table_name, d.row_pk FROM (SELECT definition_id, table_name, activation, "
+												  "NULL::jsonb FROM mrsync.merge_definition WHERE activation IS NOT NULL UNION ALL SELECT "
+												  "failure_id, table_name, event_hlc, row_pk FROM mrsync.merge_failure WHERE is_shared) d (id, table_name, "
+												  "since, row_pk) LEFT JOIN (SELECT r.relation::oid, "
 												  "format('%I.%I', n.nspname, c.relname) FROM mrsync.replicated_table r JOIN pg_class c ON c.oid = r.relation "
 												  "JOIN pg_namespace n ON n.oid = c.relnamespace) t (relation, name) ON t.name = d.table_name WHERE NOT "
 												  "EXISTS (SELECT FROM mrsync.merge_folded f WHERE f.id = d.id) ORDER BY d.since"))

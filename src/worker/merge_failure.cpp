@@ -24,7 +24,8 @@ uint64_t insert(const RegionShared *region, const MergeFailure &failure, bool is
 		"UPDATE SET region_id = excluded.region_id, hlc = excluded.hlc, function = excluded.function, sqlstate = excluded.sqlstate, message = "
 		"excluded.message, ancestor = excluded.ancestor, a = excluded.a, b = excluded.b, is_shared = true, failed_at = excluded.failed_at WHERE "
 		"excluded.is_shared AND NOT f.is_shared",
-		{std::string(region->region), mergeFailureId(failure.table, failure.keyName, failure.rule.empty() ? failure.column : failure.rule, failure.event), toText(stamp), failure.table, failure.pkText,
+		{std::string(region->region), mergeFailureId(failure.table, failure.keyName, failure.rule.empty() ? failure.column : failure.rule, failure.event),
+		 toText(stamp), failure.table, failure.pkText,
 		 failure.column.empty() ? spi::Value() : failure.column, toText(failure.event.hlc), failure.event.region,
 		 failure.function.empty() ? spi::Value() : failure.function, failure.error.sqlStateText(), failure.error.message(), failure.ancestor, failure.a, failure.b,
 		 isShared ? "t" : "f", kMostCharacters});
@@ -59,7 +60,10 @@ void share(RegionShared *region, const MergeFailure &failure)
 		[function = failure.function.empty() ? "a constraint" : failure.function.c_str(), table = failure.table.c_str(), key = failure.pkText.c_str(),
 		 why = failure.error.message().c_str(), isOfLosers = !failure.rule.empty()]
 		{
-			ereport(LOG, (errmsg("a conflict in table %s is decided without %s: %s", table, function, why), errdetail(isOfLosers ? "The row %s is held aside, in every region." : "Of the row %s the later writer's values are taken, in every region.", key),
+			ereport(LOG, (errmsg("a conflict in table %s is decided without %s: %s", table, function, why),
+						  errdetail(isOfLosers ? "The row %s is held aside, in every region."
+											   : "Of the row %s the later writer's values are taken, in every region.",
+									key),
 						  errhint("SELECT * FROM mrsync.merge_failure")));
 		});
 }
