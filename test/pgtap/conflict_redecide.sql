@@ -109,7 +109,7 @@ RESET ROLE;
 -- what it refuses
 SELECT throws_ok($$SELECT mrsync.conflict_redecide(NULL, 'a')$$, '22004', 'argument conflict_id must not be NULL', 'NULL conflict');
 SELECT throws_ok($$SELECT mrsync.conflict_redecide(gen_random_uuid(), NULL)$$, '22004', 'argument side must not be NULL', 'NULL side');
-SELECT is(refusal(99, 'a'), '42704|conflict 00000000-0000-0000-0000-000000000099 is not in mrsync.conflict_log|Each region logs the conflicts that it met itself, and keeps them for mrsync.conflict_log_retention.|SELECT conflict_id, table_name, row_pk FROM mrsync.conflict_log lists those that are.', 'no such conflict');
+SELECT is(refusal(99, 'a'), '42704|conflict 00000000-0000-0000-0000-000000000099 is not in mrsync.conflict_log|Within moments all regions have the same entries; each keeps them for mrsync.conflict_log_retention.|SELECT conflict_id, table_name, row_pk FROM mrsync.conflict_log lists those that are.', 'no such conflict');
 SELECT is(refusal(5, 'c'), '22023|a conflict has no side "c"|Side b is the one with the higher stamp, side a the other.|The sides are ''a'' and ''b'', as in image_a and image_b.', 'another side');
 SELECT is(refusal(5, 'A'), '22023|a conflict has no side "A"|Side b is the one with the higher stamp, side a the other.|The sides are ''a'' and ''b'', as in image_a and image_b.', 'as it is written');
 SELECT logged(7, 's.parted', '{"id":"1","kind":"a"}', NULL, '{"id":"1","kind":"a","v":"b"}', NULL);
