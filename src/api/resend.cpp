@@ -663,6 +663,16 @@ uint64_t resend(Hlc from, const std::optional<std::string> &region, uint64_t aft
 	if (region && *region != local->region)
 		throw PgError(ERRCODE_INVALID_PARAMETER_VALUE, "this is region \"" + std::string(local->region) + "\", which cannot send again what \"" + *region + "\" has")
 			.hint("Call mrsync.resend() in region \"" + *region + "\".");
+	if (static_cast<int64_t>(after) < 0)
+		throw PgError(ERRCODE_INVALID_PARAMETER_VALUE, "a sequence is not negative: " + std::to_string(static_cast<int64_t>(after)))
+			.hint("Give the number that mrsync.recovery names, or leave it out.");
+	char slot[NAMEDATALEN];
+	slotName(MyDatabaseId, slot);
+	const SlotState state = pgCall([&] { return slotState(slot); });
+	if (state == SlotState::Missing || state == SlotState::Invalidated)
+		throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "what this region sends again would not be sent")
+			.detail("Its replication slot \"" + std::string(slot) + (state == SlotState::Missing ? "\" does not exist." : "\" has been invalidated."))
+			.hint("Call mrsync.slot_recreate() first.");
 	AsSuperuser rights;
 	if (spi::query("SELECT pg_catalog.pg_try_advisory_xact_lock(1836217209, 2)")[0][0] != "t")
 		throw PgError(ERRCODE_OBJECT_IN_USE, "another session is sending again what this region has")

@@ -113,7 +113,7 @@ void requireRuleFits(const MergePlace &place, const std::string &strategy)
 		requireNoOtherKeys(place);
 }
 
-void requireFunctionFits(const MergePlace &place, const std::string &strategy, Oid function)
+void requireFunctionFits(const MergePlace &place, const std::string &strategy, Oid function, bool isInForce)
 {
 	const bool ofLosers = isOfLosers(strategy);
 	const std::string name = functionName(function);
@@ -145,7 +145,7 @@ void requireFunctionFits(const MergePlace &place, const std::string &strategy, O
 		throw PgError(ERRCODE_FEATURE_NOT_SUPPORTED, name + " cannot be " + what)
 			.detail("It is in a temporary schema, and goes with its session.")
 			.hint("Create it in a schema of your own.");
-	if (row[4] != "t" || !fits(toOid(row[6]), toOid(row[5]), !place.column))
+	if (row[4] != "t" || (!isInForce && !fits(toOid(row[6]), toOid(row[5]), !place.column)))
 		throw PgError(ERRCODE_INVALID_FUNCTION_DEFINITION,
 					  name + " does not fit " + (place.column ? "column \"" + *place.column + "\" of table " : "the rows of table ") + place.table)
 			.detail("It is (" + row[10].value_or("") + ") RETURNS " + row[11].value_or("nothing") + ".")

@@ -28,7 +28,8 @@ struct MergePlace // where a rule holds
 };
 
 void requireRuleFits(const MergePlace &place, const std::string &strategy);
-void requireFunctionFits(const MergePlace &place, const std::string &strategy, Oid function);
+// isInForce: it is not asked whether it has the column's type: that may have been changed since, and the function of that type is called by the name.
+void requireFunctionFits(const MergePlace &place, const std::string &strategy, Oid function, bool isInForce = false);
 
 // With its schema and argument types; can be read by regprocedure under any search_path.
 std::string functionName(Oid function);

@@ -1,5 +1,6 @@
 #include "worker/pruner.h"
 
+#include "core/mutant.h"
 #include "pg/clock.h"
 #include "pg/guard.h"
 #include "pg/guc.h"
@@ -24,7 +25,7 @@ constexpr uint64_t kConflictsAtOnce = 1000;
 struct Table
 {
 	const char *name;
-	const char *superfluous; // of a row t; $1: what is prunable
+	const char *superfluous; // of a row t; $1: what is prunable, $4: overrides of this transaction and later ones are needed
 };
 
 constexpr Table kTables[] = {
@@ -34,10 +35,15 @@ constexpr Table kTables[] = {
 						 "a.key_hash)) AND NOT (t.key_hash IS NULL AND EXISTS (SELECT FROM mrsync.row_history h WHERE h.relation = "
 						 "coalesce(pg_partition_root(t.relation), t.relation)))"},
 	// Of rows that exclude each other the version decides at any time, also long after both are below the stable point.
-	{"mrsync.hlc_override", "t.hlc OPERATOR(mrsync.<) $1::mrsync.hlc AND coalesce(pg_xact_commit_timestamp(t.xid::xid)::mrsync.hlc "
+	{"mrsync.hlc_override", "t.hlc OPERATOR(mrsync.<) $1::mrsync.hlc AND ($4 IS NULL OR age(t.xid::xid) > age($4::xid)) AND coalesce(pg_xact_commit_timestamp(t.xid::xid)::mrsync.hlc "
 							"OPERATOR(mrsync.<) $1::mrsync.hlc, true) AND NOT EXISTS (SELECT FROM mrsync.replicated_table r "
 							"JOIN pg_index i ON i.indrelid = r.relation WHERE (i.indisunique OR i.indisexclusion) AND NOT i.indisprimary)"},
 };
+
+// The oldest transaction with an entry in a row's history, or whose TRUNCATE is remembered because there are such: what of these comes first
+// hangs on their versions, as long as they are there, also below the stable point.
+constexpr char kOldestNeeded[] = "SELECT n.xid FROM (SELECT xmin FROM mrsync.row_history WHERE NOT is_base UNION ALL SELECT xmin FROM mrsync.tombstone WHERE "
+								 "key_hash IS NULL) n (xid) ORDER BY age(n.xid) DESC LIMIT 1";
 
 std::string tidOf(int64_t page) { return "(" + std::to_string(page) + ",0)"; }
 
@@ -117,7 +123,10 @@ bool Pruner::prune()
 		bool isTime = now >= nextPassAt_ || nextPassAt_ - now > kFailurePause; // physical time may step back
 		if (!isTime || stable_.prunable() <= passed_)
 			return false;
-		pass_ = Pass{stable_.prunable(), 0, 0, now};
+		WorkerTransaction transaction;
+		const spi::Rows needed = spi::query(kOldestNeeded);
+		transaction.commit();
+		pass_ = Pass{stable_.prunable(), needed.empty() || mutated("forgets_overrides") ? std::nullopt : needed[0][0], 0, 0, now};
 	}
 	const Table &table = kTables[pass_->table];
 	std::string name = table.name;
@@ -127,13 +136,13 @@ bool Pruner::prune()
 	std::string from = tidOf(pass_->page), to = tidOf(pass_->page + kPagesAtOnce), upTo = toText(pass_->upTo);
 
 	WorkerTransaction looking;
-	spi::Rows found = spi::query(find.c_str(), {upTo, from, to});
+	spi::Rows found = spi::query(find.c_str(), {upTo, from, to, pass_->overridesFrom});
 	looking.commit();
 	if (*found[0][0] == "t")
 	{
 		announcePruned(region_, pass_->upTo);
 		WorkerTransaction removing;
-		spi::execute(("DELETE FROM " + name + where).c_str(), {upTo, from, to});
+		spi::execute(("DELETE FROM " + name + where).c_str(), {upTo, from, to, pass_->overridesFrom});
 		removing.commit();
 	}
 	pass_->page += kPagesAtOnce;

@@ -48,7 +48,7 @@ private:
 		bool isUntold;	 // active, and not yet acknowledged as that
 		std::string addedAt; // the table, to replication
 		bool isShadow;		 // to be run beside what decides
-		bool isTried;		 // by all regions
+		bool isTried;		 // here before, and in force since
 	};
 	struct Tried // by this process
 	{

@@ -211,6 +211,7 @@ sub slot_lost
 		"$name: worker_status says " . worker_state($lab, 'us', 'extractor'));
 	like(outgoing(), qr/^degraded: extractor: replication slot /, 'link_status, too');
 	is(us("SELECT status FROM mrsync.link_status WHERE direction = 'outgoing'"), 'degraded', 'in one word');
+	like(($lab->sql_try('us', 'SELECT mrsync.resend()'))[2], qr/55000.*would not be sent.*HINT:\s+Call mrsync\.slot_recreate\(\) first/s, 'nor can anything be sent again before');
 	is(us("SELECT count(*) FROM mrsync.worker_status WHERE state LIKE 'degraded%'"), 1, 'no other worker');
 	like(($lab->sql_try('us', "SELECT mrsync.wait_for_peers('1 s')"))[2], qr/55P03/, 'nobody is told that the peers have everything');
 }

@@ -132,7 +132,27 @@ $written->($_, $times) for @regions;
 $lab->drain;
 is $lab->same('SELECT count(*), sum(n) FROM stock WHERE id BETWEEN 1001 AND 1010', 'increments in three regions, pauses and kills: equal'), '10|' . 3 * $times, 'exact';
 
+# ---------------------------------------------------------------------------------------------------------------------
+# A clock that is behind: stamps are not those of the commits. They are forgotten below the stable point, while histories are kept
+# and forgotten beside; the versions of what is left of these stay what they were.
+# ---------------------------------------------------------------------------------------------------------------------
+$writer{$_}->close for @regions;
+$lab->clock('us', -90);
+$lab->wait_until('us to be there', sub { !($lab->sql_try('us', 'SELECT 1'))[0] });
+$lab->drain;
+$lab->sql('us', 'UPDATE stock SET n = 0 WHERE id BETWEEN 1001 AND 1010');
+$lab->everywhere('TRUNCATE done');
+$lab->drain;
+$writer{$_} = $lab->session($_) for @regions;
+$writer{$_}->send("CALL bump(3 * $times)") for @regions;
+$written->($_, 3 * $times) for @regions;
+$lab->drain;
+is $lab->same('SELECT count(*), sum(n) FROM stock WHERE id BETWEEN 1001 AND 1010', 'increments with the clock of us behind: equal'), '10|' . 9 * $times, 'exact';
+cmp_ok $lab->sql('us', 'SELECT count(*) FROM mrsync.hlc_override'), '>', 0, 'there are stamps';
+$lab->clock('us', 0);
+
 # What all have seen is forgotten.
 $lab->wait_for($_, 'SELECT count(*) FROM mrsync.row_history', 0) for @regions;
+$lab->wait_for('us', 'SELECT count(*) < 100 FROM mrsync.hlc_override');    # a few are newer
 $lab->healthy;
 done_testing;

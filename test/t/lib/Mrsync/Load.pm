@@ -19,7 +19,7 @@ our @EXPORT_OK = qw(worker_pid worker_state kill9 terminate rss_mb memory_watch 
 my @running;
 
 # scripts => [text or [text, weight], ...]; clients, rate (per second, all clients together); log => 1: latencies() can
-# be asked for; keep_going => 0: ends with the first failure instead of connecting again.
+# be asked for; keep_going => 0: ends with the first failure instead of connecting again; db: another one of the server's databases.
 sub start
 {
 	my ($class, $lab, $region, %options) = @_;
@@ -37,7 +37,7 @@ sub start
 	my ($psql) = $lab->psql_command($region);
 	my @command = ($psql =~ s/psql$/pgbench/r, '-n', @files, '-c', $options{clients} // 2, '-T', 100000,
 		'--max-tries=50', ($options{rate} ? ('-R', $options{rate}) : ()), ($options{log} ? ('-l', "--log-prefix=$base.log") : ()),
-		'-h', '127.0.0.1', '-p', $lab->port($region), '-U', 'postgres', 'lab');
+		'-h', '127.0.0.1', '-p', $lab->port($region), '-U', 'postgres', $options{db} // 'lab');
 	my $self = bless { lab => $lab, region => $region, base => $base, owner => $$ }, $class;
 	my $keep_going = $options{keep_going} // 1;
 	$self->{pid} = fork // croak "fork: $!";
