@@ -25,7 +25,7 @@ constexpr uint64_t kConflictsAtOnce = 1000;
 struct Table
 {
 	const char *name;
-	const char *superfluous; // of a row t; $1: what is prunable, $4: overrides of this transaction and later ones are needed
+	const char *superfluous; // of a row t; $1: what is prunable, $4, $5: what Pass says of overrides
 };
 
 constexpr Table kTables[] = {
@@ -35,15 +35,17 @@ constexpr Table kTables[] = {
 						 "a.key_hash)) AND NOT (t.key_hash IS NULL AND EXISTS (SELECT FROM mrsync.row_history h WHERE h.relation = "
 						 "coalesce(pg_partition_root(t.relation), t.relation)))"},
 	// Of rows that exclude each other the version decides at any time, also long after both are below the stable point.
-	{"mrsync.hlc_override", "t.hlc OPERATOR(mrsync.<) $1::mrsync.hlc AND ($4 IS NULL OR age(t.xid::xid) > age($4::xid)) AND coalesce(pg_xact_commit_timestamp(t.xid::xid)::mrsync.hlc "
+	{"mrsync.hlc_override", "t.hlc OPERATOR(mrsync.<) $1::mrsync.hlc AND ($4 IS NULL OR age(t.xid::xid) > age($4::xid)) AND NOT $5::boolean AND "
+							"coalesce(pg_xact_commit_timestamp(t.xid::xid)::mrsync.hlc "
 							"OPERATOR(mrsync.<) $1::mrsync.hlc, true) AND NOT EXISTS (SELECT FROM mrsync.replicated_table r "
 							"JOIN pg_index i ON i.indrelid = r.relation WHERE (i.indisunique OR i.indisexclusion) AND NOT i.indisprimary)"},
 };
 
-// The oldest transaction with an entry in a row's history, or whose TRUNCATE is remembered because there are such: what of these comes first
-// hangs on their versions, as long as they are there, also below the stable point.
-constexpr char kOldestNeeded[] = "SELECT n.xid FROM (SELECT xmin FROM mrsync.row_history WHERE NOT is_base UNION ALL SELECT xmin FROM mrsync.tombstone WHERE "
-								 "key_hash IS NULL) n (xid) ORDER BY age(n.xid) DESC LIMIT 1";
+// Entries of a row's history are in the order of their versions as long as they are there, also below the stable point: the oldest
+// transaction that has one. And a TRUNCATE that is remembered because of such entries is compared with rows of any age.
+constexpr char kHistories[] = "SELECT (SELECT xmin FROM mrsync.row_history WHERE NOT is_base ORDER BY age(xmin) DESC LIMIT 1), EXISTS (SELECT FROM mrsync.tombstone t "
+							  "WHERE t.key_hash IS NULL AND EXISTS (SELECT FROM mrsync.row_history h WHERE h.relation = coalesce(pg_partition_root(t.relation), "
+							  "t.relation)))";
 
 std::string tidOf(int64_t page) { return "(" + std::to_string(page) + ",0)"; }
 
@@ -124,9 +126,9 @@ bool Pruner::prune()
 		if (!isTime || stable_.prunable() <= passed_)
 			return false;
 		WorkerTransaction transaction;
-		const spi::Rows needed = spi::query(kOldestNeeded);
+		const spi::Row histories = spi::query(kHistories)[0];
 		transaction.commit();
-		pass_ = Pass{stable_.prunable(), needed.empty() || mutated("forgets_overrides") ? std::nullopt : needed[0][0], 0, 0, now};
+		pass_ = Pass{stable_.prunable(), mutated("forgets_overrides") ? std::nullopt : histories[0], *histories[1] == "t", 0, 0, now};
 	}
 	const Table &table = kTables[pass_->table];
 	std::string name = table.name;
@@ -134,15 +136,16 @@ bool Pruner::prune()
 	std::string find = "SELECT EXISTS (SELECT FROM " + name + where + "), pg_relation_size('" + name +
 					   "') / current_setting('block_size')::bigint";
 	std::string from = tidOf(pass_->page), to = tidOf(pass_->page + kPagesAtOnce), upTo = toText(pass_->upTo);
+	const char *keepsOverrides = pass_->keepsOverrides ? "t" : "f";
 
 	WorkerTransaction looking;
-	spi::Rows found = spi::query(find.c_str(), {upTo, from, to, pass_->overridesFrom});
+	spi::Rows found = spi::query(find.c_str(), {upTo, from, to, pass_->overridesFrom, keepsOverrides});
 	looking.commit();
 	if (*found[0][0] == "t")
 	{
 		announcePruned(region_, pass_->upTo);
 		WorkerTransaction removing;
-		spi::execute(("DELETE FROM " + name + where).c_str(), {upTo, from, to, pass_->overridesFrom});
+		spi::execute(("DELETE FROM " + name + where).c_str(), {upTo, from, to, pass_->overridesFrom, keepsOverrides});
 		removing.commit();
 	}
 	pass_->page += kPagesAtOnce;

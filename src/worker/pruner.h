@@ -11,7 +11,8 @@
 // Rows that exclude each other are compared at any time: while a replicated table has unique keys beside its primary one, or
 // exclusion constraints, no override goes.
 // An entry of a row's history has its transaction's version, and what is older than another one hangs on it as long as both are there,
-// or a late event is: overrides of transactions that have entries stay, and those of later ones.
+// or a late event is: overrides of transactions that have entries stay, and those of later ones. While a TRUNCATE is remembered for the sake of
+// histories, all stay: rows are compared with it.
 // Decoding that transaction again, after a crash, still finds the stamp: hlc_override is a user catalog table, whose deleted
 // rows no vacuum removes before the slots' catalog_xmin has passed the deleting transaction, which is younger than the commit
 // that any slot still has before it; and begin_cb looks with SnapshotAny.
@@ -43,6 +44,7 @@ private:
 	{
 		Hlc upTo;
 		std::optional<std::string> overridesFrom; // a transaction: those of this one and later ones are needed
+		bool keepsOverrides;					  // all of them are
 		int table = 0;
 		int64_t page = 0;
 		TimestampTz startedAt;
