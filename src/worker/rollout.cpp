@@ -110,9 +110,9 @@ std::vector<Rollout::Definition> Rollout::read()
 			 "SELECT d.definition_id, d.hlc, d.strategy, d.function, d.checksum, t.relation, t.owner, d.table_name, d.column_name, d.status = "
 			 "'preparing' AND d.region_id = $1, NOT EXISTS (SELECT FROM mrsync.region g WHERE NOT EXISTS (SELECT FROM "
 			 "mrsync.merge_acknowledgement o WHERE o.definition_id = d.definition_id AND o.region_id = g.region_id AND o.prepared)), d.status = "
-			 "'active' AND coalesce(a.prepared AND NOT a.knows_activation, false), t.added_at, d.rollout = 'shadow', d.status <> 'preparing' AND a.definition_id IS NOT NULL FROM "
-			 "mrsync.merge_definition d LEFT JOIN (SELECT r.relation::oid, c.relowner, format('%I.%I', n.nspname, c.relname), r.added_at FROM mrsync.replicated_table r JOIN pg_class c ON c.oid = r.relation JOIN pg_namespace "
-			 "n ON n.oid = c.relnamespace) t (relation, owner, name, added_at) ON t.name = d.table_name LEFT JOIN mrsync.merge_acknowledgement a ON "
+			 "'active' AND coalesce(a.prepared AND NOT a.knows_activation, false), t.added_at, d.rollout = 'shadow', d.status <> 'preparing' AND "
+			 "a.definition_id IS NOT NULL FROM mrsync.merge_definition d LEFT JOIN (SELECT r.relation::oid, c.relowner, format('%I.%I', n.nspname, "
+			 "c.relname), r.added_at FROM mrsync.replicated_table r JOIN pg_class c ON c.oid = r.relation JOIN pg_namespace n ON n.oid = c.relnamespace) t (relation, owner, name, added_at) ON t.name = d.table_name LEFT JOIN mrsync.merge_acknowledgement a ON "
 			 "a.definition_id = d.definition_id AND a.region_id = $1 WHERE d.status <> 'withdrawn' ORDER BY d.registered_at, d.definition_id",
 			 {std::string(region_->region)}))
 	{

@@ -94,6 +94,7 @@ is(versions($_), $before{$_}, "in $_ nothing was written") for $lab->regions;
 is(conflicts($_), $conflicts{$_}, "and nothing was a conflict") for $lab->regions;
 is(eu("SELECT region_id, rows, deletions, left_out, from_hlc FROM mrsync.resend"), "us|$sent|0|0|2000-01-01 00:00:00.000000Z", 'the others know of it');
 is(us('SELECT mrsync.resend(mrsync.current_hlc())'), 0, 'nothing is newer than now');
+like(($lab->sql_try('us', 'SELECT mrsync.resend(after_sequence => -5)'))[2], qr/22023: +a sequence is not negative: -5\nHINT:/, 'a sequence that is none');
 my $stamp = us("SELECT mrsync.current_hlc()");
 eu("UPDATE t SET v = 'newer' WHERE id = 1; DELETE FROM t WHERE id = 2");
 $lab->drain;
