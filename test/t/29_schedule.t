@@ -1,7 +1,7 @@
 # Everything at once, in an order that nobody thought of: three regions write the same few rows, while links are paused, regions
 # stop, die and come back with other clocks, workers and the broker are killed, stamps begin to be written down, events are
 # parked and retried, tables are rewritten, transactions are prepared and committed later, slots are lost and what they had held is
-# sent again. At the end the rows are what the history of writes says.
+# sent again, merge functions are replaced by others. At the end the rows are what the history of writes says.
 #
 # Proves the theorem of the whole: a row's state in every region is the fold of all its events in the order of their stamps,
 # whatever the arrival order, the duplicates, the crashes and the pauses. The test does not ask mrsync what is right. Each
@@ -11,6 +11,7 @@
 # MRSYNC_TEST_SEED=n repeats the choices of a run (not the machine's timing); MRSYNC_TEST_SECONDS=n: it lasts so long.
 use strict;
 use warnings;
+use Digest::MD5 qw(md5_hex);
 use List::Util qw(uniq);
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -18,7 +19,7 @@ use Mrsync::Lab;
 use Mrsync::Load qw(worker_pid kill9 terminate ask log_trouble);
 
 my $lab = Mrsync::Lab->up(own_broker => 1, needs_kafka => 'the mock broker loses its data when it is killed',
-	settings => { max_prepared_transactions => 20 });
+	settings => { max_prepared_transactions => 20, 'mrsync.merge_function_timeout' => '60s' });
 my $seed = $ENV{MRSYNC_TEST_SEED} // int rand 1e9;
 srand $seed;
 diag("MRSYNC_TEST_SEED=$seed");
@@ -29,21 +30,23 @@ my @regions = $lab->regions;
 # What is written, and how it is noted
 # ---------------------------------------------------------------------------------------------------------------------
 my @tables = qw(plain parted named);
-$lab->tables(<<'SQL', @tables, 'journal');
+my $functions = 9;    # for merged.v, each another one
+$lab->tables(<<'SQL', @tables, 'merged', 'journal');
 CREATE TABLE plain (id integer PRIMARY KEY, v text);
 CREATE TABLE parted (id integer PRIMARY KEY, v text) PARTITION BY RANGE (id);
 CREATE TABLE parted_low PARTITION OF parted FOR VALUES FROM (MINVALUE) TO (8);
 CREATE TABLE parted_high PARTITION OF parted FOR VALUES FROM (8) TO (MAXVALUE);
 CREATE TABLE named (id integer PRIMARY KEY, v text UNIQUE);
-CREATE TABLE journal (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), region text NOT NULL, n bigint NOT NULL, what text NOT NULL, key integer, value text);
+CREATE TABLE merged (id integer PRIMARY KEY, n bigint NOT NULL, v text NOT NULL);
+CREATE TABLE journal (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), region text NOT NULL, n bigint NOT NULL, what text NOT NULL, key integer, value text, before text);
 CREATE SEQUENCE journal_n;
 SQL
 for my $region (@regions)
 {
-	# key NULL: all rows; value NULL: the row is gone. What has no effect is not noted.
+	# key NULL: all rows; value NULL: the row is gone. What has no effect is not noted. Of `merged` also what the row was before.
 	$lab->sql($region, <<SQL);
-CREATE FUNCTION note(what text, key integer, value text) RETURNS void BEGIN ATOMIC
-	INSERT INTO journal (region, n, what, key, value) VALUES ('$region', nextval('journal_n'), what, key, value);
+CREATE FUNCTION note(what text, key integer, value text, before text DEFAULT NULL) RETURNS void BEGIN ATOMIC
+	INSERT INTO journal (region, n, what, key, value, before) VALUES ('$region', nextval('journal_n'), what, key, value, before);
 END;
 CREATE FUNCTION act(what text) RETURNS void LANGUAGE plpgsql AS \$\$
 DECLARE
@@ -87,15 +90,51 @@ BEGIN
 EXCEPTION WHEN unique_violation THEN
 	NULL;
 END \$\$;
+CREATE FUNCTION act_merged() RETURNS void LANGUAGE plpgsql AS \$\$
+DECLARE
+	k integer := 1 + floor(random() * 6);
+	chance float8 := random();
+	old text;
+	new text;
+BEGIN
+	SELECT m.n || ' ' || m.v INTO old FROM merged m WHERE id = k FOR UPDATE;
+	IF old IS NULL THEN
+		INSERT INTO merged (id, n, v) VALUES (k, 1 + floor(random() * 9), '$region' || nextval('journal_n')) RETURNING n || ' ' || v INTO new;
+	ELSIF chance < 0.02 THEN
+		DELETE FROM merged WHERE id = k;
+	ELSIF chance < 0.03 THEN
+		TRUNCATE merged;
+		k := NULL;
+	ELSIF chance < 0.6 THEN
+		UPDATE merged SET n = n + 1 + floor(random() * 9) WHERE id = k RETURNING n || ' ' || v INTO new;
+	ELSIF chance < 0.9 THEN
+		UPDATE merged SET v = '$region' || nextval('journal_n') WHERE id = k RETURNING n || ' ' || v INTO new;
+	ELSE
+		UPDATE merged SET n = n - 5, v = '$region' || nextval('journal_n') WHERE id = k RETURNING n || ' ' || v INTO new;
+	END IF;
+	PERFORM note('merged', k, new, old);
+EXCEPTION WHEN unique_violation THEN
+	NULL;
+END \$\$;
 SQL
+	# which of the three values came first shows in the result, and whose function it was
+	$lab->sql($region, "CREATE FUNCTION told_$_(ancestor text, a text, b text) RETURNS text LANGUAGE sql IMMUTABLE RETURN md5('$_' || coalesce(ancestor, 'none') || a || b)") for 1 .. $functions;
 }
 $lab->drain;
+for ("'merged', 'mrsync.merge_counter(bigint, bigint, bigint)', 'n'", "'merged', 'public.told_1(text, text, text)', 'v'")
+{
+	my $id = $lab->sql('us', "SELECT mrsync.merge_function_register($_)");
+	$lab->sql('us', "SELECT mrsync.merge_function_wait('$id', '120 s')");
+}
+my $told = 1;
 
 my @loads = map
 {
 	my $region = $_;
 	Mrsync::Load->start($lab, $region, clients => 3, rate => 30, scripts => [
 		(map { [ "SELECT act('$_');\n", 3 ] } @tables),
+		[ "SELECT act_merged();\n", 4 ],
+		[ "BEGIN;\nSELECT act_merged();\nSELECT act_merged();\nCOMMIT;\n", 1 ],
 		[ "BEGIN;\nSELECT act('plain');\nSELECT act('plain');\nSELECT act('named');\nCOMMIT;\n", 2 ],
 		[ "\\set gid random(1, 1000000000)\nBEGIN;\nSELECT act('plain');\nSELECT act('parted');\nPREPARE TRANSACTION ':gid';\nCOMMIT PREPARED ':gid';\n", 1 ],
 		[ "BEGIN;\nSAVEPOINT a;\nSELECT act('parted');\nROLLBACK TO a;\nSELECT act('plain');\nCOMMIT;\n", 1 ],
@@ -155,6 +194,12 @@ my %event = (
 		}
 	},
 	'what was lost is sent again' => sub { send_again($_) for keys %lost },
+	'another function merges' => sub
+	{
+		my $region = any(@regions);
+		return if $told == $functions || $lab->sql($region, "SELECT count(*) FROM mrsync.merge_function WHERE status = 'preparing'") > 0;
+		++$told if ($lab->sql_try($region, "SET lock_timeout = '1 s'; SELECT mrsync.merge_function_register('merged', 'public.told_@{[ $told + 1 ]}(text, text, text)', 'v')"))[0] == 0;
+	},
 	# what a crash has left prepared holds its locks
 	'prepared transactions are ended' => sub { end_prepared($_) for @regions },
 	'somebody waits for a stamp' => sub
@@ -256,8 +301,10 @@ accept_all();
 $lab->wait_for($_, 'SELECT count(*) FROM mrsync.apply_error', 0) for @regions;
 $lab->drain;
 $lab->wait_for($_, 'SELECT count(*) FROM mrsync.row_aside WHERE holder_hash IS NULL', 0) for @regions;
+$lab->wait_for($_, "SELECT count(*) FROM mrsync.merge_function WHERE status = 'preparing' OR waiting_for <> '{}'", 0) for @regions;
+$lab->drain;
 
-$lab->same('SELECT id, region, n, what, key, value FROM journal ORDER BY id', 'the journal is the same everywhere');
+$lab->same('SELECT id, region, n, what, key, value, before FROM journal ORDER BY id', 'the journal is the same everywhere');
 my %rows = map { $_ => $lab->same("SELECT id, v FROM $_ ORDER BY id", "$_ is the same everywhere") } @tables;
 my $aside = $lab->same("SELECT image ->> 'id', image ->> 'v' FROM mrsync.row_aside ORDER BY (image ->> 'id')::int", 'what is held aside is the same everywhere');
 
@@ -266,15 +313,35 @@ my @journal;
 for my $region (@regions)
 {
 	my ($witness) = $lab->peers($region);
-	push @journal, map { [ split /\|/, $_, 6 ] } split /\n/, $lab->sql($witness,
-		"SELECT lpad(pg_xact_commit_timestamp(xmin)::mrsync.hlc::bigint::text, 20, '0'), region, lpad(n::text, 20, '0'), what, key, value FROM journal WHERE region = '$region'");
+	push @journal, map { [ split /\|/, $_, 7 ] } split /\n/, $lab->sql($witness,
+		"SELECT lpad(pg_xact_commit_timestamp(xmin)::mrsync.hlc::bigint::text, 20, '0'), region, lpad(n::text, 20, '0'), what, key, value, before FROM journal WHERE region = '$region'");
 }
 cmp_ok scalar @journal, '>', 500, @journal . ' writes';
+my @rules = map { [ split /\|/ ] } split /\n/, $lab->sql('us', "SELECT lpad(activation::bigint::text, 20, '0'), substring(function FROM 'told_(\\d+)') FROM mrsync.merge_function WHERE function LIKE '%told%' ORDER BY activation");
+my $merges = 0;
+# What an event makes of a row of `merged` that may have changed since it was seen: docs/merges.md.
+sub merged
+{
+	my ($hlc, $state, $before, $after) = @_;
+	return $after if $after eq '' || $state eq $before;
+	++$merges;
+	my ($n, $v) = split / /, $after;
+	my ($n_before, $v_before) = split / /, $before;
+	my ($n_now, $v_now) = split / /, $state;
+	$n += ($n_now // 0) - ($n_before // 0);
+	return "$n $v" if $state eq '';
+	my ($rule) = grep { $_->[0] le $hlc } reverse @rules;
+	my $merged = $before ne '' && $v eq $v_before ? $v_now : $before ne '' && $v_now eq $v_before ? $v : md5_hex($rule->[1] . ($v_before // 'none') . $v_now . $v);
+	return "$n $merged";
+}
 my %state;    # what => key => [version, value]
 for (sort { $a->[0] cmp $b->[0] || $a->[1] cmp $b->[1] || $a->[2] cmp $b->[2] } @journal)
 {
-	my ($hlc, $region, undef, $what, $key, $value) = @$_;
-	$state{$what}{$_} = [ "$hlc $region", $value ] for $key ne '' ? $key : keys %{ $state{$what} };
+	my ($hlc, $region, undef, $what, $key, $value, $before) = @$_;
+	for ($key ne '' ? $key : keys %{ $state{$what} })
+	{
+		$state{$what}{$_} = [ "$hlc $region", $what eq 'merged' ? merged($hlc, $state{$what}{$_}[1] // '', $before, $key ne '' ? $value : '') : $value ];
+	}
 }
 my @out;
 for my $table (@tables)
@@ -292,6 +359,11 @@ for my $table (@tables)
 		or diag Mrsync::Lab::first_difference('history', $expected, 'is', $rows{$table});
 }
 is join("\n", sort split /\n/, $aside), join("\n", sort @out), 'and so is what is held aside';
+is $lab->sql($_, 'SELECT count(*) FROM mrsync.merge_failure'), 0, "no merge was given up in $_" for @regions;
+is $lab->same("SELECT id, n || ' ' || v FROM merged ORDER BY id", 'merged is the same everywhere'),
+	join("\n", map { "$_|$state{merged}{$_}[1]" } sort { $a <=> $b } grep { $state{merged}{$_}[1] ne '' } keys %{ $state{merged} }),
+	"merged is what the history says: $merges merges, by " . @rules . ' functions';
+cmp_ok $merges, '>', 0, 'there were merges';
 
 # The same conflict has the same outcome wherever it was met.
 my %verdict;
