@@ -395,7 +395,7 @@ for my $region (qw(us eu us))
 	$lab->start($region);
 	$lab->wait_until("$region to be at work", sub { worker_pid($lab, $region, 'extractor') });
 }
-$_->stop for @loads;
+$_->finish for @loads;
 $lab->drain;
 $lab->same('SELECT * FROM t ORDER BY id', 'equal at the end');
 

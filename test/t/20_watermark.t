@@ -173,7 +173,7 @@ while ($looks < 30 || ($looks < 600 && $looks % 10 == 0 && sql('eu', $overtaken)
 	# the stamp of what has arrived is its commit timestamp
 	$eu->sql("INSERT INTO probe SELECT '$at', r, count(s.id) FROM unnest('{us,ap}'::text[]) r LEFT JOIN stream s ON s.region = r AND pg_xact_commit_timestamp(s.xmin)::mrsync.hlc OPERATOR(mrsync.<=) '$at' GROUP BY r");
 }
-$_->stop for @loads;
+$_->finish for @loads;
 $eu->close;
 $lab->drain;
 is sql('eu', "SELECT count(*) FROM probe p WHERE n <> (SELECT count(*) FROM stream s WHERE s.region = p.source AND pg_xact_commit_timestamp(s.xmin)::mrsync.hlc OPERATOR(mrsync.<=) p.at)"), 0,

@@ -310,7 +310,7 @@ for my $to ('off', 'on')
 	{
 		$lab->pause;
 		$more->(30);
-		$_->stop for $last ? @load : ();
+		$_->finish for $last ? @load : ();
 		$lab->resume;
 		$more->(50) if !$last;
 	}

@@ -55,6 +55,29 @@ same_rule($plain, 'the same rule everywhere, with the same activation');
 isnt(rule('ap', $plain, 'activation'), '', 'which is known everywhere');
 is(sql($_, "SELECT proowner::regrole FROM pg_proc WHERE oid = 'shop.plain(int,int,int)'::regprocedure"), 'app', "in $_ the function belongs to the table's owner, with whose rights it was made and tried") for qw(eu ap);
 
+# ---- a function that is replaced where it is in force, or dropped
+
+us(merge('shop.replaced'));
+my $replaced = register('us', 'shop.replaced', 'n');
+wait_active($_, $replaced) for @regions;
+sql('ap', merge('shop.replaced', 'b := -1;') =~ s/CREATE/CREATE OR REPLACE/r);
+held($_, $replaced, qr/^ap: 42723 function shop\.replaced\(integer,integer,integer\) is another one here/, "replaced in one region: $_ says so") for @regions;
+is(rule('us', $replaced, 'status, waiting_for'), 'active|{ap}', 'the rule stays active');
+$lab->pause;
+us('UPDATE shop.item SET n = 11 WHERE id = 1');
+sql('eu', 'UPDATE shop.item SET n = 12 WHERE id = 1');
+$lab->resume;
+$lab->wait_for('ap', "SELECT DISTINCT sqlstate, message FROM mrsync.apply_error", '42723|function shop.replaced(integer,integer,integer) is another one here');
+$lab->wait_for($_, 'SELECT n FROM shop.item WHERE id = 1', 12) for qw(us eu);
+isnt(sql('ap', 'SELECT n FROM shop.item WHERE id = 1'), -1, 'nothing is decided by what was not registered: the event waits');
+sql('ap', 'DROP FUNCTION shop.replaced');
+wait_active('us', $replaced);
+$lab->wait_for('ap', 'SELECT count(*) FROM mrsync.apply_error', 0);
+$lab->drain;
+is($lab->same('SELECT n FROM shop.item WHERE id = 1', 'dropped, it is made as it was registered, and decides'), 12, 'as everywhere');
+
+# ---- what is sent, and compared
+
 # A value that a row does not hold by itself is sent whole, also when only the row's other columns change.
 my $large = join '', map { "-- '\\\" \x{e9} $_\n" } 1 .. 16800;
 us("SET client_encoding = 'UTF8'; CREATE FUNCTION shop.large(ancestor text, a text, b text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS \$f\$ BEGIN\n$large RETURN b; END \$f\$");
@@ -220,25 +243,7 @@ $lab->wait_until('the servers', sub { !grep { ($lab->sql_try($_, 'SELECT 1'))[0]
 $lab->wait_until('the rule', sub { !($lab->sql_try('ap', "SELECT mrsync.merge_function_wait('$killed', '5 s')"))[0] });
 same_rule($killed, 'kill -9 of the coordinators of both: the rule becomes active');
 
-# ---- a function that is replaced where it is in force, or dropped
-
-sql('ap', merge('shop.killed', 'b := -1;') =~ s/CREATE/CREATE OR REPLACE/r);
-held($_, $killed, qr/^ap: 42723 function shop\.killed\(integer,integer,integer\) is another one here/, "replaced in one region: $_ says so") for @regions;
-is(rule('us', $killed, 'status, waiting_for'), 'active|{ap}', 'the rule stays active');
-$lab->pause;
-us('UPDATE shop.item SET n = 11 WHERE id = 1');
-sql('eu', 'UPDATE shop.item SET n = 12 WHERE id = 1');
-$lab->resume;
-$lab->wait_for('ap', "SELECT DISTINCT sqlstate, message FROM mrsync.apply_error", '42723|function shop.killed(integer,integer,integer) is another one here');
-$lab->wait_for($_, 'SELECT n FROM shop.item WHERE id = 1', 12) for qw(us eu);
-isnt(sql('ap', 'SELECT n FROM shop.item WHERE id = 1'), -1, 'nothing is decided by what was not registered: the event waits');
-sql('ap', 'DROP FUNCTION shop.killed');
-wait_active('us', $killed);
-$lab->wait_for('ap', 'SELECT count(*) FROM mrsync.apply_error', 0);
-$lab->drain;
-is($lab->same('SELECT n FROM shop.item WHERE id = 1', 'dropped, it is made as it was registered, and decides'), 12, 'as everywhere');
-
-# What was tried once is not tried again on the rows of the day.
+# ---- what was tried once is not tried again on the rows of the day
 
 us("UPDATE shop.item SET label = '1'");
 us("CREATE FUNCTION shop.number(ancestor text, a text, b text) RETURNS text IMMUTABLE RETURN greatest(a::int, b::int)::text");

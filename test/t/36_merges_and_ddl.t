@@ -94,7 +94,7 @@ SQL
 		my $count = sql($region, 'SELECT count(*) FROM journal');
 		$lab->wait_for($region, "SELECT count(*) > $count + 50 FROM journal");
 	}
-	$_->stop for @loads;
+	$_->finish for @loads;
 	like $_->errors, qr/\A(?:(?!ERROR).)*\z/s, "no error in $_->{region}" for @loads;
 	my @events;    # [stamp, region, entry, id, before, after]
 	for my $region (@regions)

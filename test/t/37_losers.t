@@ -286,14 +286,14 @@ if ($lab->part('load'))
 	$more->(@regions);
 	$lab->pause('us>ap', 'eu>ap');
 	$more->(@regions);
-	$load[2]->stop;
+	$load[2]->finish;
 	$lab->resume;
 	$lab->kill9('ap');
 	$lab->start('ap');
 	$more->('us', 'eu');
 	$lab->pause;
 	$more->('us', 'eu');
-	$_->stop for @load[ 0, 1 ];
+	$_->finish for @load[ 0, 1 ];
 	$lab->sql('us', "INSERT INTO many VALUES (1, 'one more', NULL)");
 	$lab->sql('eu', "INSERT INTO many VALUES (2, 'one more', NULL)");
 	is $load[$_]->errors, '', 'no failure under load' for 0 .. 2;

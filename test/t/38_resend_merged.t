@@ -150,7 +150,7 @@ $lab->start('ap');
 $sender->result;
 $lab->wait_until('the workers of ap', sub { worker_pid($lab, 'ap', 'applier', 'us') });
 more('us', 30);
-$_->stop for @load;
+$_->finish for @load;
 $lab->drain;
 equal('under load');
 my $done = 0;

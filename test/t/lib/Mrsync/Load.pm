@@ -38,7 +38,7 @@ sub start
 	my @command = ($psql =~ s/psql$/pgbench/r, '-n', @files, '-c', $options{clients} // 2, '-T', 100000,
 		'--max-tries=50', ($options{rate} ? ('-R', $options{rate}) : ()), ($options{log} ? ('-l', "--log-prefix=$base.log") : ()),
 		'-h', '127.0.0.1', '-p', $lab->port($region), '-U', 'postgres', $options{db} // 'lab');
-	my $self = bless { lab => $lab, region => $region, base => $base, owner => $$ }, $class;
+	my $self = bless { lab => $lab, region => $region, base => $base, owner => $$, db => $options{db} // 'lab' }, $class;
 	my $keep_going = $options{keep_going} // 1;
 	$self->{pid} = fork // croak "fork: $!";
 	if (!$self->{pid})
@@ -75,6 +75,15 @@ sub stop
 	kill 'TERM', $self->{pid};
 	local $?;
 	waitpid $self->{pid}, 0;
+}
+
+# The same, and waits until what pgbench had begun has ended, too: a backend goes on with its statement, and commits.
+sub finish
+{
+	my ($self) = @_;
+	$self->stop;
+	$self->{lab}->wait_until("the load's last transactions in $self->{region}",
+		sub { (ask($self->{lab}, $self->{region}, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench' AND datname = '$self->{db}'") // 1) == 0 });
 }
 
 sub errors
