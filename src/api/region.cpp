@@ -240,16 +240,6 @@ void regionConnect(const std::string &region, const std::optional<std::string> &
 	wakeAtCommit(); // the coordinator makes the origin known to all processes
 }
 
-// Those that run for a region's place, also after the place was given back.
-std::vector<pid_t> workersOf(RegionShared *region)
-{
-	std::vector<pid_t> pids;
-	for (const WorkerShared &worker : region->workers)
-		if (worker.pid != 0)
-			pids.push_back(worker.pid);
-	return pids;
-}
-
 void endWorkers(const std::vector<pid_t> &pids)
 {
 	int64_t until = steadyNow() + kLeaveTimeoutMs * INT64CONST(1000);
@@ -318,8 +308,7 @@ void regionLeave()
 			.hint("Nothing is to be done.");
 	if (shared)
 	{
-		std::vector<pid_t> pids = workersOf(shared);
-		regionForget(MyDatabaseId); // first, so that the launcher does not start them again
+		const std::vector<pid_t> pids = regionForget(MyDatabaseId); // first, so that the launcher does not start them again
 		launcherWake();
 		endWorkers(pids);
 	}

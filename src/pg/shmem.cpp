@@ -324,14 +324,19 @@ RegionShared *regionFree()
 		.hint("Raise mrsync.max_regions in postgresql.conf and restart the server.");
 }
 
-void regionForget(Oid database)
+std::vector<pid_t> regionForget(Oid database)
 {
+	std::vector<pid_t> pids;
 	LockHold hold;
 	RegionShared *region = regionByDatabase(database);
 	if (!region)
-		return;
+		return pids;
+	for (const WorkerShared &worker : region->workers)
+		if (worker.pid != 0)
+			pids.push_back(worker.pid);
 	region->database = InvalidOid;
 	fileWrite(nullptr, InvalidOid, 0);
+	return pids;
 }
 
 void ceilingEnsure(RegionShared *region, Hlc atLeast)

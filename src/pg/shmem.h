@@ -11,6 +11,7 @@
 #include "core/hlc.h"
 
 #include <span>
+#include <vector>
 
 extern "C"
 {
@@ -176,8 +177,8 @@ RegionShared *regionFree();
 // Makes a database a region, durably. Throws PgError when all places are taken, or the file cannot be written.
 // isNew: nothing is written down yet of its rows' versions.
 RegionShared *regionRegister(Oid database, const std::string &region, const std::string &group, bool isNew);
-// The opposite; the place becomes free, durably.
-void regionForget(Oid database);
+// The opposite; the place becomes free, durably. Returns the pids of the workers that run for it; no more come.
+std::vector<pid_t> regionForget(Oid database);
 
 // Makes it certain that after any crash the clock starts at `atLeast` or above. Costs an fsync when it is not so yet,
 // and then reaches further: five seconds from now, or a tenth of a second from a clock that is ahead of time; so that it

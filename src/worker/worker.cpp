@@ -74,6 +74,8 @@ void runBody(Worker &worker, WorkerKind kind)
 	throw PgError(ERRCODE_INTERNAL_ERROR, "unknown kind of worker");
 }
 
+PgError noRegion() { return PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "this database is no region any more"); }
+
 } // namespace
 
 Worker &Worker::create(const WorkerArguments &arguments)
@@ -81,16 +83,21 @@ Worker &Worker::create(const WorkerArguments &arguments)
 	static Worker *worker = new Worker; // for the life of the process; no destructor may run at exit
 	worker->region = regionByDatabase(arguments.database);
 	if (!worker->region)
-		throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "this database is no region any more");
+		throw noRegion();
 	worker->shared = &worker->region->workers[arguments.place];
 	worker->peer = arguments.peer;
 	if (pipe2(worker->wakePipe_, O_NONBLOCK | O_CLOEXEC) != 0)
 		throw PgError(ERRCODE_SYSTEM_ERROR, std::string("could not create a pipe: ") + strerror(errno));
-	pgCall(
+	const bool isRegion = pgCall(
 		[&]
 		{
 			WorkerShared *place = worker->shared;
 			LWLockAcquire(shmemLock(), LW_EXCLUSIVE);
+			if (worker->region->database != arguments.database) // given back meanwhile: nobody would end this process
+			{
+				LWLockRelease(shmemLock());
+				return false;
+			}
 			place->pid = MyProcPid;
 			place->startedAt = GetCurrentTimestamp();
 			place->state[0] = '\0';
@@ -106,7 +113,10 @@ Worker &Worker::create(const WorkerArguments &arguments)
 			AddWaitEventToSet(worker->waitSet_, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, nullptr);
 			AddWaitEventToSet(worker->waitSet_, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, nullptr, nullptr);
 			AddWaitEventToSet(worker->waitSet_, WL_SOCKET_READABLE, worker->wakePipe_[0], nullptr, nullptr);
+			return true;
 		});
+	if (!isRegion)
+		throw noRegion();
 	return *worker;
 }
 

@@ -60,7 +60,7 @@ SELECT is((said($$SELECT mrsync.loser_function_register('member', 'renamed(membe
 SELECT is((said($$SELECT mrsync.loser_strategy_set('member', 'set_null')$$)).state, '42501', 'and loser_strategy_set');
 SET ROLE tap_owner;
 SELECT mrsync.loser_function_register('member', 'public.renamed(public.member)') AS rule \gset
-SELECT mrsync.merge_function_wait(:'rule', '30 s') \g /dev/null
+SELECT mrsync.merge_function_wait(:'rule', '120 s') \g /dev/null
 RESET ROLE;
 SELECT is((SELECT (relation, table_name, column_name, version, strategy, function, status, acknowledged_by, waiting_for, rollout)::text FROM mrsync.merge_function WHERE relation = 'member'::regclass),
 	'(member,public.member,,1,loser_function,"public.renamed(public.member)",active,{tap-loser},{},staged)', 'a rule becomes active');
@@ -70,11 +70,11 @@ SELECT is((said($$SELECT mrsync.merge_strategy_set('member', 'column_last_writer
 CREATE OR REPLACE FUNCTION renamed(member) RETURNS member LANGUAGE sql IMMUTABLE AS 'SELECT $1';
 SELECT is((said($$SELECT mrsync.loser_function_register('member', 'renamed(member)')$$)).state, '42723', 'a registered function cannot be another one later');
 SELECT mrsync.merge_function_rollback(:'rule') AS back \gset
-SELECT mrsync.merge_function_wait(:'back', '30 s') \g /dev/null
+SELECT mrsync.merge_function_wait(:'back', '120 s') \g /dev/null
 SELECT results_eq($$SELECT version, strategy, status FROM mrsync.merge_function WHERE relation = 'member'::regclass ORDER BY version$$,
 	$$VALUES (1, 'loser_function', 'superseded'), (2, 'hold_aside', 'active')$$, 'rolled back: held aside, as before');
 SELECT mrsync.merge_strategy_set('member', 'last_writer_wins') AS merge \gset
-SELECT mrsync.merge_function_wait(:'merge', '30 s') \g /dev/null
+SELECT mrsync.merge_function_wait(:'merge', '120 s') \g /dev/null
 SELECT is((SELECT count(*) FROM mrsync.merge_function WHERE relation = 'member'::regclass AND status = 'active'), 2::bigint, 'rules for losers and for merges stand beside each other');
 SELECT * FROM finish();
 SELECT mrsync.region_leave() \g /dev/null

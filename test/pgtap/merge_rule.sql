@@ -101,7 +101,7 @@ SELECT is((said('SELECT mrsync.merge_function_wait(''00000000-0000-0000-0000-000
 -- The way into force, by the table's owner.
 SET ROLE tap_owner;
 SELECT mrsync.merge_function_register('stock', 'public.three(int,int,int)', 'n') AS first \gset
-SELECT mrsync.merge_function_wait(:'first', '30 s') \g /dev/null
+SELECT mrsync.merge_function_wait(:'first', '120 s') \g /dev/null
 RESET ROLE;
 SELECT is((SELECT (relation, table_name, column_name, version, strategy, function, status, activation IS NOT NULL, acknowledged_by, waiting_for, why, region_id)::text FROM mrsync.merge_function),
 	'(stock,public.stock,n,1,merge_function,"public.three(integer,integer,integer)",active,t,{tap-merge},{},,tap-merge)', 'a rule becomes active');
@@ -113,7 +113,7 @@ SELECT refused($$SELECT mrsync.merge_function_register('stock', 'rows_of(stock,s
 	'There is one of column "n", which is active. A merge function on whole rows decides all columns.', 'End it first: SELECT mrsync.merge_strategy_set(''public.stock'', ''last_writer_wins'', ''n'');');
 SELECT mrsync.merge_function_register('stock', 'mrsync.merge_text(text,text,text)', 'label') AS label \gset
 SELECT mrsync.merge_function_register('stock', 'mrsync.merge_set(anyarray,anyarray,anyarray)', 'tags') AS tags \gset
-SELECT mrsync.merge_function_wait(:'label', '30 s'), mrsync.merge_function_wait(:'tags', '30 s') \g /dev/null
+SELECT mrsync.merge_function_wait(:'label', '120 s'), mrsync.merge_function_wait(:'tags', '120 s') \g /dev/null
 SELECT results_eq($$SELECT column_name, status, checksum FROM mrsync.merge_function WHERE column_name <> 'n' ORDER BY 1$$,
 	$$VALUES ('label', 'active', NULL), ('tags', 'active', NULL)$$, 'mrsync''s own functions, on varchar and on an array: they are everywhere, without a source');
 SELECT refused('CREATE UNIQUE INDEX stock_label ON stock (label)', '0A000', 'this would make it impossible to merge conflicts on public.stock',
@@ -125,9 +125,9 @@ CREATE OR REPLACE FUNCTION three(int, int, int) RETURNS int LANGUAGE sql IMMUTAB
 SELECT is((s.state, s.message, s.hint)::text, ('42723', 'function public.three(integer,integer,integer) is not the one that was registered before', 'Create the new version under a name of its own, and register that.')::text,
 	'a registered function cannot be another one later') FROM said($$SELECT mrsync.merge_function_register('tree', 'three(int,int,int)', 'n')$$) s;
 SELECT mrsync.merge_strategy_set('stock', 'last_writer_wins', c) FROM unnest('{n,label,tags}'::name[]) c \g /dev/null
-SELECT mrsync.merge_function_wait(definition_id, '30 s') FROM mrsync.merge_function WHERE status = 'preparing' \g /dev/null
+SELECT mrsync.merge_function_wait(definition_id, '120 s') FROM mrsync.merge_function WHERE status = 'preparing' \g /dev/null
 SELECT mrsync.merge_function_register('stock', 'rows_of(stock,stock,stock)') AS whole \gset
-SELECT mrsync.merge_function_wait(:'whole', '30 s') \g /dev/null
+SELECT mrsync.merge_function_wait(:'whole', '120 s') \g /dev/null
 SELECT results_eq($$SELECT column_name, version, strategy, status FROM mrsync.merge_function WHERE column_name IS NULL OR column_name = 'n' ORDER BY activation$$,
 	$$VALUES ('n', 1, 'merge_function', 'superseded'), ('n', 2, 'last_writer_wins', 'superseded'), (NULL, 1, 'merge_function', 'active')$$, 'a later rule supersedes an earlier one, one of whole rows those of columns');
 SELECT refused($$SELECT mrsync.merge_strategy_set('stock', 'column_last_writer_wins', 'n')$$, '55000', 'whole rows of table public.stock have a merge function',
@@ -137,7 +137,7 @@ SELECT refused($$SELECT mrsync.merge_strategy_set('stock', 'column_last_writer_w
 CREATE FUNCTION picky(int, int, int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN IF $1 IS NULL THEN RETURN NULL; END IF; RAISE 'no % here', $1 USING HINT = 'Use another.'; END $$;
 INSERT INTO tree VALUES (1, 77);
 SELECT mrsync.merge_function_register('tree', 'picky(int,int,int)', 'n') AS picky \gset
-DO $$ BEGIN FOR i IN 1 .. 600 LOOP PERFORM pg_sleep(0.05); COMMIT; EXIT WHEN EXISTS (SELECT FROM mrsync.merge_function WHERE status = 'preparing' AND why LIKE '%P0001%'); END LOOP; END $$;
+DO $$ BEGIN FOR i IN 1 .. 2400 LOOP PERFORM pg_sleep(0.05); COMMIT; EXIT WHEN EXISTS (SELECT FROM mrsync.merge_function WHERE status = 'preparing' AND why LIKE '%P0001%'); END LOOP; END $$;
 SELECT is((SELECT (status, waiting_for, why)::text FROM mrsync.merge_function WHERE definition_id = :'picky'), ('preparing', '{tap-merge}'::text[], 'tap-merge: P0001 no 77 here — Use another.')::text, 'it is tried on a row, and the view says what it said');
 SELECT is((s.state, s.detail)::text, ('55P03', 'It is preparing, and waits for: tap-merge. tap-merge: P0001 no 77 here — Use another.')::text, 'so does the wait') FROM said(format('SELECT mrsync.merge_function_wait(%L, ''0'')', :'picky')) s;
 SET ROLE tap_other;
@@ -153,7 +153,7 @@ CREATE FUNCTION endless(int, int, int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
 SELECT mrsync.merge_function_register('tree', 'endless(int,int,int)', 'n') AS endless \gset
 SELECT version AS is_version FROM mrsync.merge_function WHERE definition_id = :'endless' \gset
 SELECT is(:is_version, 2, 'versions count up');
-DO $$ BEGIN FOR i IN 1 .. 600 LOOP PERFORM pg_sleep(0.05); COMMIT; EXIT WHEN EXISTS (SELECT FROM mrsync.merge_function WHERE status = 'preparing' AND why LIKE '%57014%'); END LOOP; END $$;
+DO $$ BEGIN FOR i IN 1 .. 2400 LOOP PERFORM pg_sleep(0.05); COMMIT; EXIT WHEN EXISTS (SELECT FROM mrsync.merge_function WHERE status = 'preparing' AND why LIKE '%57014%'); END LOOP; END $$;
 SELECT is((SELECT why FROM mrsync.merge_function WHERE definition_id = :'endless'), 'tap-merge: 57014 canceling statement due to statement timeout', 'an endless function holds itself alone');
 SELECT mrsync.merge_function_withdraw(:'endless') \g /dev/null
 SELECT is((SELECT (status, waiting_for, why)::text FROM mrsync.merge_function WHERE definition_id = :'endless'), ('withdrawn', '{}'::text[], NULL::text)::text, 'withdrawn');
@@ -175,7 +175,7 @@ CREATE FUNCTION rows_of(tray, tray, tray) RETURNS tray LANGUAGE sql IMMUTABLE AS
 CREATE FUNCTION stands(id uuid) RETURNS text LANGUAGE sql AS $$ SELECT (strategy, function, rollout, status, activation IS NOT NULL, waiting_for)::text FROM mrsync.merge_function WHERE definition_id = id $$;
 SET ROLE tap_owner;
 SELECT mrsync.merge_function_register('tray', 'mrsync.merge_counter(int,int,int)', 'n', rollout => 'shadow') AS shadow \gset
-SELECT mrsync.merge_function_wait(:'shadow', '30 s') \g /dev/null
+SELECT mrsync.merge_function_wait(:'shadow', '120 s') \g /dev/null
 RESET ROLE;
 SELECT is(stands(:'shadow'), '(merge_function,"mrsync.merge_counter(integer,integer,integer)",shadow,shadow,f,{})', 'a shadow is prepared for and not active');
 SELECT is((SELECT count(*) FROM pg_trigger WHERE tgrelid = 'tray'::regclass AND tgname = 'mrsync_history'), 1::bigint, 'histories are kept for it');
@@ -185,12 +185,12 @@ SELECT is((said(format('SELECT mrsync.merge_function_%s(%L)', f, :'shadow'))).st
 SELECT is((said('TABLE mrsync.' || t)).state, '42501', 'the rows'' contents are for superusers: ' || t) FROM unnest('{merge_difference,merge_comparison}'::text[]) t;
 RESET ROLE;
 SELECT mrsync.merge_function_register('tray', 'rows_of(tray,tray,tray)', rollout => 'shadow') AS rows_shadow \gset
-SELECT mrsync.merge_function_wait(:'rows_shadow', '30 s') \g /dev/null
+SELECT mrsync.merge_function_wait(:'rows_shadow', '120 s') \g /dev/null
 SELECT is(stands(:'rows_shadow'), '(merge_function,"public.rows_of(public.tray,public.tray,public.tray)",shadow,shadow,f,{})', 'one of whole rows beside one of a column');
 SET ROLE tap_owner;
 SELECT mrsync.merge_function_promote(:'shadow') \g /dev/null
 RESET ROLE;
-SELECT mrsync.merge_function_wait(:'shadow', '30 s') \g /dev/null
+SELECT mrsync.merge_function_wait(:'shadow', '120 s') \g /dev/null
 SELECT is(stands(:'shadow'), '(merge_function,"mrsync.merge_counter(integer,integer,integer)",staged,active,t,{})', 'promoted, it becomes active');
 SELECT is((said(format('SELECT mrsync.merge_function_promote(%L)', :'shadow'))).state, 'none', 'twice is no error');
 SELECT is((s.state, s.message)::text, ('55000', 'single columns of table public.tray have merge functions')::text, 'one of whole rows is not promoted beside it') FROM said(format('SELECT mrsync.merge_function_promote(%L)', :'rows_shadow')) s;
@@ -208,21 +208,21 @@ SELECT throws_ok(format('UPDATE mrsync.merge_definition SET strategy = ''last_wr
 SET ROLE tap_owner;
 SELECT mrsync.merge_function_rollback(:'shadow') AS back \gset
 RESET ROLE;
-SELECT mrsync.merge_function_wait(:'back', '30 s') \g /dev/null
+SELECT mrsync.merge_function_wait(:'back', '120 s') \g /dev/null
 SELECT is(stands(:'back'), '(last_writer_wins,,staged,active,t,{})', 'rolled back: where there was no rule, the last writer wins');
 SELECT is(stands(:'shadow'), '(merge_function,"mrsync.merge_counter(integer,integer,integer)",staged,superseded,t,{})', 'by a new version, which supersedes it');
 SELECT refused(format('SELECT mrsync.merge_function_rollback(%L)', :'shadow'), '55000', 'the rule is not active: it is superseded', '', 'SELECT * FROM mrsync.merge_function WHERE status = ''active'' shows the rules that are.');
 SELECT is((said(format('SELECT mrsync.merge_function_promote(%L)', :'shadow'))).state, '55000', 'nor is it promoted again');
 SELECT mrsync.merge_function_rollback(:'back') AS again \gset
-SELECT mrsync.merge_function_wait(:'again', '30 s') \g /dev/null
+SELECT mrsync.merge_function_wait(:'again', '120 s') \g /dev/null
 SELECT is(stands(:'again'), '(merge_function,"mrsync.merge_counter(integer,integer,integer)",staged,active,t,{})', 'a rollback is rolled back');
 SELECT mrsync.merge_strategy_set('tray', 'column_last_writer_wins') AS whole \gset
-SELECT mrsync.merge_function_wait(:'whole', '30 s') \g /dev/null
+SELECT mrsync.merge_function_wait(:'whole', '120 s') \g /dev/null
 SELECT mrsync.merge_function_register('tray', 'mrsync.merge_counter(int,int,int)', 'm', 'immediate') AS m \gset
-SELECT mrsync.merge_function_wait(:'m', '30 s') \g /dev/null
+SELECT mrsync.merge_function_wait(:'m', '120 s') \g /dev/null
 SELECT is(stands(:'m'), '(merge_function,"mrsync.merge_counter(integer,integer,integer)",immediate,active,t,{})', 'immediate');
 SELECT mrsync.merge_function_rollback(:'m') AS m_back \gset
-SELECT mrsync.merge_function_wait(:'m_back', '30 s') \g /dev/null
+SELECT mrsync.merge_function_wait(:'m_back', '120 s') \g /dev/null
 SELECT is(stands(:'m_back'), '(column_last_writer_wins,,staged,active,t,{})', 'a column without a rule of its own has had the table''s');
 SELECT mrsync.region_connect('tap-silent') \g /dev/null
 SELECT refused($$SELECT mrsync.merge_function_register('tray', 'mrsync.merge_counter(int,int,int)', 'm', 'immediate')$$, '55000', 'the rule cannot become active at once',
@@ -232,7 +232,7 @@ DELETE FROM mrsync.region WHERE region_id = 'tap-silent';
 -- A table that goes leaves its rules without effect, and in nobody's way.
 DROP TABLE tree;
 SELECT is((SELECT (relation, table_name, status)::text FROM mrsync.merge_function WHERE definition_id = :'picky'), '(,public.tree,active)', 'rules of a dropped table stay');
-DO $$ BEGIN FOR i IN 1 .. 600 LOOP PERFORM pg_sleep(0.05); COMMIT; EXIT WHEN EXISTS (SELECT FROM mrsync.merge_function WHERE table_name = 'public.tree' AND why LIKE '%not replicated%'); END LOOP; END $$;
+DO $$ BEGIN FOR i IN 1 .. 2400 LOOP PERFORM pg_sleep(0.05); COMMIT; EXIT WHEN EXISTS (SELECT FROM mrsync.merge_function WHERE table_name = 'public.tree' AND why LIKE '%not replicated%'); END LOOP; END $$;
 SELECT matches(why, '^tap-merge: 55000 table public.tree is not replicated', 'the region says that it has no such table') FROM mrsync.merge_function WHERE definition_id = :'picky';
 CREATE TABLE tree (id int PRIMARY KEY, n int);
 SELECT mrsync.table_add('tree') \g /dev/null

@@ -74,7 +74,7 @@ SELECT is(:'LAST_ERROR_SQLSTATE' || ' ' || :'LAST_ERROR_MESSAGE', '42710 this da
 -- the workers come up
 DO $$
 BEGIN
-	FOR i IN 1 .. 300 LOOP
+	FOR i IN 1 .. 1200 LOOP
 		EXIT WHEN (SELECT count(*) FROM mrsync.worker_status WHERE state = 'running') = 2; -- a young broker may keep the extractor waiting
 		PERFORM pg_sleep(0.1);
 	END LOOP;
@@ -105,7 +105,7 @@ CREATE FUNCTION waited(condition text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
 	met boolean;
 BEGIN
-	FOR i IN 1 .. 600 LOOP
+	FOR i IN 1 .. 2400 LOOP
 		EXECUTE 'SELECT ' || condition INTO met;
 		EXIT WHEN met;
 		PERFORM pg_sleep(0.1);

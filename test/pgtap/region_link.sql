@@ -3,8 +3,8 @@ SET client_min_messages = warning;
 CREATE EXTENSION mrsync;
 SELECT plan(53);
 SELECT mrsync.region_init('tap-link', :'brokers', 'tap') \g /dev/null
-SELECT lives_ok('SELECT mrsync.wait_for_peers()', 'no links: nothing to wait for');
-SELECT lives_ok('SELECT mrsync.wait_for(mrsync.current_hlc())', 'wait_for: the same');
+SELECT lives_ok('SELECT mrsync.wait_for_peers(''120 s'')', 'no links: nothing to wait for');
+SELECT lives_ok('SELECT mrsync.wait_for(mrsync.current_hlc(), ''120 s'')', 'wait_for: the same');
 SELECT mrsync.region_connect('tap-a'), mrsync.region_connect('tap-b') \g /dev/null
 
 SELECT throws_ok($$SELECT mrsync.link_create(NULL, 'tap-link')$$, '22004', 'argument source_region must not be NULL', 'link_create: NULL source');

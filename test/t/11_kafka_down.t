@@ -73,31 +73,34 @@ $lab->wait_until("the load to write through $outage s of it", sub {
 my $end = time;
 diag(sprintf 'Kafka was down for %.0f s, %.0f of them with the queue full', $end - $down, $end - $full);
 is(worker_pid($lab, 'us', 'extractor'), $extractor, 'the extractor has not been restarted');
-diag(sprintf 'extractor of us, RssAnon: %.1f MB before, %.1f MB with its queue full, %.1f MB at most after', $rss_before, $rss_full, $rss_peak);
-# librdkafka keeps some hundred bytes beside each message
-cmp_ok($rss_full - $rss_before, '<', 10 * $queue, "a queue of $queue MB costs no more than ten times that");
-cmp_ok($rss_peak - $rss_full, '<', 5, 'and does not grow any further');
-
-# Foreground: the same transactions during the outage, here and where nothing is replicated.
-for my $region ($lab->regions)
+if ($lab->part('meanwhile'))
 {
-	my @all = $load{$region}->latencies;
-	my @failed = grep { !defined $_->[1] } @all;
-	my $during = sub { return map { $_->[1] } grep { defined $_->[1] && $_->[0] >= $down && $_->[0] < $end } @_ };
-	my @here = $during->(@all);
-	my @there = $during->($plain{$region}->latencies);
-	for ([ 'replicated', @here ], [ 'not replicated', @there ])
+	diag(sprintf 'extractor of us, RssAnon: %.1f MB before, %.1f MB with its queue full, %.1f MB at most after', $rss_before, $rss_full, $rss_peak);
+	# librdkafka keeps some hundred bytes beside each message
+	cmp_ok($rss_full - $rss_before, '<', 10 * $queue, "a queue of $queue MB costs no more than ten times that");
+	cmp_ok($rss_peak - $rss_full, '<', 5, 'and does not grow any further');
+
+	# Foreground: the same transactions during the outage, here and where nothing is replicated.
+	for my $region ($lab->regions)
 	{
-		my ($what, @ms) = @$_;
-		diag(sprintf '%s, %s: %.0f/s, p50 %.1f ms, p99 %.1f ms, max %.1f ms', $region, $what, @ms / ($end - $down), map { percentile($_, @ms) } 0.5, 0.99, 1);
+		my @all = $load{$region}->latencies;
+		my @failed = grep { !defined $_->[1] } @all;
+		my $during = sub { return map { $_->[1] } grep { defined $_->[1] && $_->[0] >= $down && $_->[0] < $end } @_ };
+		my @here = $during->(@all);
+		my @there = $during->($plain{$region}->latencies);
+		for ([ 'replicated', @here ], [ 'not replicated', @there ])
+		{
+			my ($what, @ms) = @$_;
+			diag(sprintf '%s, %s: %.0f/s, p50 %.1f ms, p99 %.1f ms, max %.1f ms', $region, $what, @ms / ($end - $down), map { percentile($_, @ms) } 0.5, 0.99, 1);
+		}
+		for my $p (0.5, 0.99)
+		{
+			cmp_ok(percentile($p, @here), '<', 3 * percentile($p, @there) + 50, sprintf 'writes in %s are not slower: p%d', $region, 100 * $p);
+		}
+		is(@failed, 0, "no transaction has failed in $region");
+		is($load{$region}->errors, '', "and no client in $region");
+		cmp_ok(scalar @here, '>', @there / 4, "the throughput in $region has not collapsed");
 	}
-	for my $p (0.5, 0.99)
-	{
-		cmp_ok(percentile($p, @here), '<', 3 * percentile($p, @there) + 50, sprintf 'writes in %s are not slower: p%d', $region, 100 * $p);
-	}
-	is(@failed, 0, "no transaction has failed in $region");
-	is($load{$region}->errors, '', "and no client in $region");
-	cmp_ok(scalar @here, '>', @there / 4, "the throughput in $region has not collapsed");
 }
 
 # A region stops and starts without Kafka. The load is still running in it, and ends with it.

@@ -78,6 +78,7 @@ eu("ALTER SYSTEM SET mrsync.apply_error_retry_interval = '1h'");
 eu('SELECT pg_reload_conf()');
 us('INSERT INTO a VALUES (7, 700), (8, 800)');
 is(parked('a', 2) =~ tr/\n//, 1, 'two events are parked');
+$lab->wait_for('eu', "SELECT bool_and(retry_at > clock_timestamp() + interval '30 min') FROM mrsync.apply_error");    # when it has heard of the interval
 eu('ALTER TABLE a DROP CONSTRAINT only_here');
 my $error = eu("SELECT error_id FROM mrsync.apply_error WHERE row_pk = '{\"id\": \"8\"}'");
 is(eu("SELECT mrsync.apply_error_retry($error)"), 1, 'apply_error_retry(id) asks for one');
@@ -402,7 +403,7 @@ us("INSERT INTO rows SELECT i, '' FROM generate_series(1, 4) i");
 $lab->drain('us');
 my $before = produced('eu');
 my $waiting = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mrsync applier' AND wait_event_type = 'Lock'";
-my $user = $lab->session('eu');
+my $user = $lab->session('eu', options => '-c deadlock_timeout=20s');    # the applier's is the server's
 for my $round (1 .. 3)
 {
 	# the applier waits for the user first, the user closes the circle
@@ -457,7 +458,7 @@ us("INSERT INTO a SELECT i, i FROM generate_series(1001, 1100) i");
 us("UPDATE a SET v = -v WHERE id = $_") for 1001 .. 1050;
 $lab->drain;
 # the receivers' heartbeats since then say how far they have decoded: nothing of ours is left to come
-$lab->sql($_, "SELECT mrsync.wait_for_peers()") for qw(eu us eu us);
+$lab->sql($_, "SELECT mrsync.wait_for_peers('170 s')") for qw(eu us eu us);
 is(produced('us') - $us, 51, 'us has produced its own transactions');
 is(produced('eu') - $eu, 0, 'eu none: what it received does not come back');
 is($lab->sql('us', "SELECT count(*) FROM mrsync.applied_event WHERE region_id = 'eu'"), $eu, 'us has applied what eu itself wrote, and no more');

@@ -72,6 +72,7 @@ like($lab->same('SELECT * FROM t ORDER BY id', 'equal'), qr/^6\|\d+\|2026-02-03 
 $lab->healthy;
 for my $region ($lab->regions)
 {
+	$lab->wait_for($region, "SELECT count(*) FROM mrsync.worker_status WHERE state <> 'running'", 0);    # for a moment it may wait for something
 	is($lab->sql($region, "SELECT string_agg(worker || ' ' || state, ', ' ORDER BY worker) FROM mrsync.worker_status WHERE restarts > 0 OR last_error IS NOT NULL OR state <> 'running'"), '',
 		"no worker of $region has failed");
 }

@@ -168,9 +168,14 @@ restart_with('max_worker_processes = 5');
 $lab->wait_for('us', "SELECT count(*) FROM mrsync.worker_status WHERE state = '$none_left'", 1);
 is(us("SELECT worker FROM mrsync.worker_status WHERE state = '$none_left'"), 'applier', 'and why there is one applier, not two');
 is(us("SELECT count(*) FROM mrsync.link_status WHERE state = '$none_left'"), 1, 'its link says so, too');
-is(us('SELECT count(*) FROM mrsync.worker_stat() WHERE running'), 3, 'the others run');
-my @logged = do { open my $log, '<', $lab->server_log('us') or die $!; grep { /no background worker is left/ && /LOG:/ } <$log> };
-like("@logged", qr/mrsync us coordinator: .*mrsync us applier from p[12]: /s, 'and the log names both');
+$lab->wait_for('us', 'SELECT count(*) FROM mrsync.worker_stat() WHERE running', 3);
+pass('the others run');
+$lab->wait_until('the log to name both', sub
+{
+	open my $log, '<', $lab->server_log('us') or die $!;
+	return join('', grep { /no background worker is left/ && /LOG:/ } <$log>) =~ /mrsync us coordinator: .*mrsync us applier from p[12]: /s;
+});
+pass('and the log names both');
 restart_with('max_worker_processes = 6');
 $lab->wait_for('us', 'SELECT count(*) FROM mrsync.worker_stat() WHERE running', 4);
 pass('with one more all run');

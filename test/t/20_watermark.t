@@ -43,7 +43,7 @@ for my $mode (sort keys %override)
 	{
 		my ($from, $to) = @regions[ $round % 3, ($round + 1) % 3 ];
 		my $hlc = (split /\n/, sql($from, "$override{$mode}INSERT INTO item VALUES (" . ($mode eq 'on' ? 100 : 0) . " + $round, 'x'); SELECT mrsync.current_hlc()"))[-1];
-		sql($to, "SELECT mrsync.wait_for('$hlc')");
+		sql($to, "SELECT mrsync.wait_for('$hlc', '170 s')");
 		++$bad if sql($to, 'SELECT count(*) FROM item WHERE id = ' . (($mode eq 'on' ? 100 : 0) + $round)) != 1;
 	}
 	is $bad, 0, "force_override $mode: after wait_for(current_hlc()) of another region its rows are there";
@@ -187,15 +187,16 @@ $lab->pause('us>eu');
 sql('us', "INSERT INTO item VALUES (2001, 'while paused'), (2002, 'while paused')");
 sql('us', 'DELETE FROM item WHERE id = 2002');
 $hlc = hlc('us');
-is sql('eu', "SELECT mrsync.wait_for('$hlc')"), '', 'a paused link does not count';
+is sql('eu', "SELECT mrsync.wait_for('$hlc', '170 s')"), '', 'a paused link does not count';
 is sql('eu', 'SELECT count(*) FROM item WHERE id = 2001'), 0, 'though nothing has come over it';
 all_but('us', $hlc, 'eu/us');
 cmp_ok sql('us', 'SELECT mrsync.stable_point()'), 'lt', $hlc, 'it holds the stable point';
+all_but('eu', $hlc, 'eu/us');
 is sql('us', 'SELECT region_id, origin_region FROM mrsync.watermark WHERE holds_stable_point'), 'eu|us', 'which names what holds it';
 is sql('eu', 'SELECT region_id, origin_region, state FROM mrsync.watermark WHERE holds_stable_point'), 'eu|us|paused', 'and at the link why';
 is sql('us', "SELECT count(*) FROM mrsync.tombstone WHERE row_pk = '{\"id\":\"2002\"}'"), 1, 'what was deleted is remembered meanwhile';
 $lab->resume('us>eu');
-sql('eu', "SELECT mrsync.wait_for('$hlc')");
+sql('eu', "SELECT mrsync.wait_for('$hlc', '170 s')");
 is sql('eu', 'SELECT count(*) FROM item WHERE id = 2001'), 1, 'resumed, it counts again';
 passes($_, $hlc) for @regions;
 
@@ -213,7 +214,7 @@ for my $way ('retried', 'discarded')
 	like failure('eu', "SELECT mrsync.wait_for('$hlc', '1 s')"), qr/55P03.*Behind are: "us" \(has been applied up to /s, "$way: a parked event is missing";
 	$lab->wait_for('eu', "SELECT w.watermark::bigint = e.hlc::bigint - 1, w.state, w.holds_stable_point FROM mrsync.watermark w, mrsync.apply_error e WHERE w.region_id = 'eu' AND w.origin_region = 'us'", 't|1 event parked|t');
 	pass('the region is where it stands');
-	is sql('eu', "SELECT mrsync.wait_for((hlc::bigint - 1)::mrsync.hlc) FROM mrsync.apply_error"), '', 'what is stamped below it is here';
+	is sql('eu', "SELECT mrsync.wait_for((hlc::bigint - 1)::mrsync.hlc, '170 s') FROM mrsync.apply_error"), '', 'what is stamped below it is here';
 	all_but('us', $hlc, 'eu/us');
 	cmp_ok sql('us', 'SELECT mrsync.stable_point()'), 'lt', $hlc, 'and it holds the stable point of the others';
 	if ($way eq 'retried')
@@ -342,6 +343,7 @@ $pruned = sql('eu', 'SELECT pruned_up_to FROM mrsync.pruning');
 my $coordinator = worker_pid($lab, 'eu', 'coordinator');
 terminate($lab, 'eu', $coordinator);
 $lab->wait_until('another coordinator of eu', sub { my $pid = worker_pid($lab, 'eu', 'coordinator'); $pid && $pid != $coordinator });
+$lab->wait_for('eu', "SELECT h.sent_at > w.started_at FROM mrsync.heartbeat h, mrsync.worker_stat() w WHERE h.region_id = 'eu' AND w.kind = 'coordinator' AND w.running");    # it has read that by then
 sql('us', "INSERT INTO item VALUES (6001, 'too late'); UPDATE item SET v = 'in time' WHERE id = 5002; DELETE FROM item WHERE id = 6001");
 $lab->wait_for('eu', $parked, 2);
 like sql('eu', "SELECT sqlstate, operation, message, detail FROM mrsync.apply_error ORDER BY error_id LIMIT 1"),

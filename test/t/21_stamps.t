@@ -74,13 +74,15 @@ for my $force ('off', 'on')
 		my ($row, $nested, $gone, $moved, $unseen) = ids(5);
 		$lab->sql('us', join ' ', map { "INSERT INTO note VALUES ($_, 'seed');" } $row, $nested, $gone, $moved, $unseen);
 		$lab->drain;
-		ahead(12);
-		$lab->clock_step('a0', $base + 12);
-		$lab->sql('a0', "UPDATE note SET v = 'a0' WHERE id IN ($row, $nested, $gone, $moved)");
-		see('us', $moved, 'a0');
 		$lab->pause('a_b>us');
 		$lab->sql('a_b', "UPDATE note SET v = 'late' WHERE id = $unseen");
 		my $late = stamp('a_b', $unseen);
+		my $session = $lab->session('us');
+		my $pid = $session->sql('SELECT pg_backend_pid()');
+		ahead(12);    # from here on twelve seconds run
+		$lab->clock_step('a0', $base + 12);
+		$lab->sql('a0', "UPDATE note SET v = 'a0' WHERE id IN ($row, $nested, $gone, $moved)");
+		see('us', $moved, 'a0');
 		$lab->sql('us', <<"SQL");
 BEGIN;
 UPDATE note SET v = 'prepared' WHERE id = $row;
@@ -94,9 +96,6 @@ ROLLBACK TO b;
 UPDATE note SET id = -id, v = 'prepared' WHERE id = $moved;
 PREPARE TRANSACTION 'two';
 SQL
-		my $theirs = stamp('a0', $row);
-		my $session = $lab->session('us');
-		my $pid = $session->sql('SELECT pg_backend_pid()');
 		$session->send("COMMIT PREPARED 'two'");
 		my $waits = 0;
 		$lab->wait_until('COMMIT PREPARED to wait, or to end', sub
@@ -112,6 +111,7 @@ SQL
 		is $lab->sql('us', 'SELECT count(*) FROM pg_prepared_xacts'), 1, 'the transaction stays prepared';
 		is $session->sql("COMMIT PREPARED 'two'; SELECT 'done'") =~ /done\z/, 1, 'and is committed when time has come';
 		$session->close;
+		my $theirs = stamp('a0', $row);
 		$lab->clock_step('a0', $base);
 		cmp_ok stamp('us', $row), 'gt', $theirs, 'its stamp is above what it overwrote';
 		is stamp('us', $nested), stamp('us', $row), 'so is that of its subtransaction';
@@ -136,18 +136,15 @@ SQL
 		is value('us', $row), 'prepared', 'ROLLBACK PREPARED';
 		like +($lab->sql_try('us', "COMMIT PREPARED 'nothing'"))[2], qr/ERROR:  42704:/, 'COMMIT PREPARED of nothing says so';
 		like +($lab->sql_try('us', "BEGIN; COMMIT PREPARED 'nothing'"))[2], qr/ERROR:  25001:/, 'and in a transaction block, too';
-		my $error = ($lab->sql_try('us', <<"SQL"))[2];
-SELECT pg_replication_origin_create('tool $force');
-SELECT pg_replication_origin_session_setup('tool $force');
-BEGIN;
-SELECT pg_replication_origin_xact_setup('0/100', '2001-01-01 00:00:00+00');
-INSERT INTO note VALUES (-1, 'no');
-PREPARE TRANSACTION 'foreign';
-SQL
-		like $error, qr/ERROR:  0A000: a transaction of another replication origin cannot be prepared.*DETAIL:.*HINT:.*two_phase = false/s, 'PREPARE under a foreign origin is refused';
+		my $tool = $lab->session('us');
+		$tool->sql("SELECT pg_replication_origin_create('tool $force'); SELECT pg_replication_origin_session_setup('tool $force')");
+		$tool->send("BEGIN; SELECT pg_replication_origin_xact_setup('0/100', '2001-01-01 00:00:00+00'); INSERT INTO note VALUES (-1, 'no'); PREPARE TRANSACTION 'foreign'");
+		like $tool->result, qr/ERROR:  0A000: a transaction of another replication origin cannot be prepared.*DETAIL:.*HINT:.*two_phase = false/s, 'PREPARE under a foreign origin is refused';
 		$lab->sql('us', "BEGIN; INSERT INTO note VALUES (-1, 'no'); PREPARE TRANSACTION 'mine'");
-		$error = ($lab->sql_try('us', "SELECT pg_replication_origin_session_setup('tool $force'); COMMIT PREPARED 'mine'"))[2];
-		like $error, qr/ERROR:  55000:.*HINT:.*session_reset/s, 'so is COMMIT PREPARED there';
+		$tool->send("COMMIT PREPARED 'mine'");
+		like $tool->result, qr/ERROR:  55000:.*HINT:.*session_reset/s, 'so is COMMIT PREPARED there';
+		$tool->sql('SELECT pg_replication_origin_session_reset()');
+		$tool->close;
 		$lab->sql('us', "ROLLBACK PREPARED 'mine'; SELECT pg_replication_origin_drop('tool $force')");
 	}
 
@@ -155,14 +152,14 @@ SQL
 	if ($lab->part('a promise'))
 	{
 		my ($row) = ids(1);
-		ahead(12);
-		$lab->sql('us', "BEGIN; INSERT INTO note VALUES ($row, 'prepared'); PREPARE TRANSACTION 'promise'");
 		my $session = $lab->session('us');
 		my $pid = $session->sql('SELECT pg_backend_pid()');
+		ahead(12);    # from here on twelve seconds run
+		$lab->sql('us', "BEGIN; INSERT INTO note VALUES ($row, 'prepared'); PREPARE TRANSACTION 'promise'");
 		$session->send("COMMIT PREPARED 'promise'");
 		$lab->wait_for('us', "SELECT wait_event FROM pg_stat_activity WHERE pid = $pid AND state = 'active'", 'Extension');
 		my $far = ahead(600);
-		like $lab->sql('a_b', "SELECT mrsync.wait_for('$far'); SELECT v FROM note WHERE id = $row"), qr/prepared\z/, 'wait_for waits for a COMMIT PREPARED that waits';
+		like $lab->sql('a_b', "SELECT mrsync.wait_for('$far', '170 s'); SELECT v FROM note WHERE id = $row"), qr/prepared\z/, 'wait_for waits for a COMMIT PREPARED that waits';
 		$session->result;
 		$session->close;
 		cmp_ok stamp('us', $row), 'lt', $far, 'which is stamped below';
@@ -356,12 +353,13 @@ if ($lab->part('steps back'))
 				return $done;
 			});
 			unlike $session->result, qr/ERROR/, 'no error';
-			my ($stamp, $timestamp, $mine) = split /\|/, $lab->sql('us', "SELECT hlc, pg_xact_commit_timestamp(n.xmin)::mrsync.hlc, (SELECT o.xmin::text = (o.xid::xid)::text FROM mrsync.hlc_override o WHERE o.xid::xid = n.xmin) FROM note n, mrsync.row_version(tableoid, ctid, n.xmin) WHERE id = $row");
+			my ($stamp, $timestamp) = split /\|/, $lab->sql('us', "SELECT hlc, pg_xact_commit_timestamp(n.xmin)::mrsync.hlc FROM note n, mrsync.row_version(tableoid, ctid, n.xmin) WHERE id = $row");
 			cmp_ok $stamp, 'gt', $before, ($two_phase ? 'COMMIT PREPARED' : 'COMMIT') . ", a step back after $reads readings: the stamp is above what it overwrote";
 			is stamp('us', $nested), $stamp, 'for the subtransaction, too';
 			$late++ if $timestamp lt $before;
-			is $mine // '', $timestamp lt $before ? 'f' : '', 'where the commit timestamp is not, the stamp was written down after the commit' if ($mine // '') ne 't';
-			see($_, $nested, "$two_phase $reads") for @regions;
+			see($_, $nested, "$two_phase $reads") for @regions;    # it is not sent before the coordinator has written its stamp down
+			my $mine = $lab->sql('us', "SELECT (SELECT o.xmin::text = (o.xid::xid)::text FROM mrsync.hlc_override o WHERE o.xid::xid = n.xmin) FROM note n WHERE id = $row");
+			is $mine, $timestamp lt $before ? 'f' : '', 'where the commit timestamp is not, the stamp was written down after the commit' if $mine ne 't';
 			my $version = version('us', $row);
 			is version($_, $row), $version, "the same version in $_" for qw(a_b a0);
 			$lab->clock_step('us', $base);    # also where it did not get so far

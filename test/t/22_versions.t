@@ -34,6 +34,7 @@ CREATE TABLE cit (id citext PRIMARY KEY, v text, n integer DEFAULT 0);
 CREATE TABLE cut (id integer PRIMARY KEY, v text, n integer DEFAULT 0);
 SQL
 $lab->drain;
+$lab->keep_memory;    # versions are compared: a stamp that decides nothing any more would be forgotten in between
 
 my $next = 0;
 sub ids { my ($count) = @_; $next += $count; return $next - $count + 1 .. $next }
@@ -251,7 +252,7 @@ sub lost
 	$lab->sql('eu', "UPDATE $table SET v = 'eu' WHERE id IN ($live, $gone, $rewritten)");
 	$lab->sql('us', "UPDATE $table SET v = 'us' WHERE id IN ($live, $above, $rewritten); DELETE FROM $table WHERE id IN ($gone, $above_gone)");
 	my $theirs = stamp('eu', $table, $live);
-	my $xmin = $lab->sql('us', "SELECT xmin FROM $table WHERE id = $live");
+	my $xmin = $lab->sql('us', 'SELECT pg_current_xact_id()');    # above both transactions
 	$lab->wait_for('us', "SELECT mrsync.max(hlc) > '$theirs' AND max(xid::text::bigint) > $xmin FROM mrsync.horizon");
 	# above it: from a sample on
 	$lab->sql('eu', "UPDATE $table SET v = 'eu' WHERE id IN ($above, $above_gone)");
@@ -327,11 +328,16 @@ if ($lab->part('a late TRUNCATE'))
 if ($lab->part('one sample, twice'))
 {
 	my $oldest = $lab->session('us');
-	$oldest->sql('BEGIN; SELECT pg_current_xact_id()');
+	my $xid = $oldest->sql('BEGIN; SELECT pg_current_xact_id()');
 	my $adding = $lab->session('us');
-	$adding->sql('BEGIN ISOLATION LEVEL REPEATABLE READ');
-	my $xid = $adding->sql('SELECT pg_snapshot_xmin(pg_current_snapshot())');
-	$lab->sql('us', "DELETE FROM mrsync.horizon WHERE xid = '$xid'");
+	# its snapshot: that one is the oldest transaction, and the coordinator's sample is still to come
+	$lab->wait_until('a snapshot from before the sample', sub
+	{
+		return 1 if $adding->sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_snapshot_xmin(pg_current_snapshot()) = '$xid' AND NOT EXISTS (SELECT FROM mrsync.horizon WHERE xid = '$xid')") eq 't';
+		$adding->sql('ROLLBACK');
+		$lab->sql('us', "DELETE FROM mrsync.horizon WHERE xid = '$xid'");
+		return 0;
+	});
 	$lab->wait_for('us', "SELECT count(*) > 0 FROM mrsync.horizon WHERE xid = '$xid'");
 	$adding->sql("CREATE TABLE twice (id integer PRIMARY KEY); SELECT mrsync.table_add('twice'); COMMIT");
 	is $lab->sql('us', "SELECT count(*) FROM mrsync.horizon WHERE xid = '$xid'"), 2, 'both samples are there';

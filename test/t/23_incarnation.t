@@ -53,7 +53,7 @@ my $events = "SELECT events FROM mrsync.worker_stat() WHERE kind = 'extractor'";
 my ($rounds, $amid) = (0, 0);
 until ($amid)
 {
-	die 'in five rounds no late record has landed amid the new ones' if ++$rounds > 5;
+	die 'in twenty rounds no late record has landed amid the new ones' if ++$rounds > 20;
 	$lab->wait_until('an extractor', sub { worker_pid($lab, 'us', 'extractor') });
 	$lab->drain('us');
 	my ($pid, $before) = (worker_pid($lab, 'us', 'extractor'), us($events));

@@ -42,7 +42,7 @@ sub streaming
 # what becomes of a name that two have taken
 $lab->tables('CREATE TABLE nicks (id int PRIMARY KEY, v text UNIQUE);', 'nicks');
 my $rule = $lab->sql('us', "SELECT mrsync.loser_strategy_set('nicks', 'set_null')");
-$lab->sql('us', "SELECT mrsync.merge_function_wait('$rule', '60 s')");
+$lab->sql('us', "SELECT mrsync.merge_function_wait('$rule', '170 s')");
 $lab->keep_memory;    # deletions are counted
 # Everything that a region knows of its rows: what they are, who wrote them, when.
 my @tables = qw(t keys wide empty parts);

@@ -116,6 +116,7 @@ like $lab->sql('ap', 'SELECT hint FROM mrsync.row_aside'), qr/Give that row anot
 my $log = "SELECT conflict_id, conflict_type, row_pk, other_pk, constraint_name, region_a, region_b, hlc_a, hlc_b, image_a, image_b, result = image_b, winner_region FROM mrsync.conflict_log WHERE table_name = 'public.named' AND image_a ->> 'name' = 'ann'";
 like $lab->same($log, 'the conflict has one id, one winner, and the same sides everywhere'),
 	qr/^[0-9a-f-]{36}\|insert_exists\|\{"id": "1"\}\|\{"id": "2"\}\|named_name_key\|us\|eu\|.*\|t\|eu$/, 'it is logged, under its name';
+$lab->wait_for($_, "SELECT count(*) FROM mrsync.link_status WHERE state !~ '^(down|catching up)'", 4) for @regions;    # those that carried nothing were waited for by nobody
 is $lab->sql($_, "SELECT string_agg(status || ' ' || split_part(state, ':', 1), ',') FROM mrsync.link_status"), join(',', ('active streaming') x 4), "the links of $_ are in order" for @regions;
 is $lab->sql('ap', "SELECT source_region, held_aside FROM mrsync.link_status WHERE direction = 'incoming' ORDER BY 1"), "eu|0\nus|1", 'and say that a row is held aside';
 is $lab->sql('us', "SELECT held_aside FROM mrsync.link_status WHERE direction = 'outgoing' AND target_region = 'eu'"), 1, 'also where it was written';
@@ -160,6 +161,7 @@ $lab->pause;
 $lab->sql('us', "INSERT INTO named VALUES (9, 'gus', 'again')");
 $lab->deliver(['us>ap'], ['us>eu', 'ap>us', 'ap>eu', 'eu>us', 'eu>ap']);
 settle();
+$lab->wait_for($_, "SELECT count(*) FROM mrsync.row_aside WHERE relation = 'named'::regclass", 0) for @regions;
 like same('named', 'written again'), qr/^9\|gus\|again\n10\|fay\|eu$/m, 'a later version is what counts';
 
 # a TRUNCATE takes along what is held aside
@@ -271,6 +273,7 @@ is $lab->same("SELECT row_pk ->> 'id', conflict_type, constraint_name FROM mrsyn
 	"1|multiple_unique_conflicts|two_a_key\n2|multiple_unique_conflicts|two_b", 'has both, and the name says that they were two';
 $lab->sql('us', 'UPDATE booked SET b = 1 WHERE id = 20; UPDATE two SET b = 2 WHERE id = 3');
 $lab->wait_for($_, 'SELECT count(*) FROM booked', 9) for @regions;
+$lab->wait_for($_, 'SELECT count(*) FROM two', 2) for @regions;
 settle();
 is same('booked', 'the range is shortened'), join("\n", map { ($_ == 1 ? () : "$_|${_}0|5|") } 1 .. 9) . "\n20|12|1|", 'all but one come in';
 is same('two', 'one of the keys is given back'), "2||1|\n3|1|2|", 'one row comes in';

@@ -132,6 +132,7 @@ us("ROLLBACK PREPARED 'undecided'");
 caught_up('us', 2);
 same_everywhere('restored with prepared transactions');
 once('restored with prepared transactions');
+$lab->wait_for('us', "SELECT count(*) FROM mrsync.worker_status WHERE state LIKE 'waiting: no answer from the broker%'", 0);
 is(us("SELECT count(*) FROM mrsync.worker_status WHERE state !~ '^(running|catching up)'"), 0, 'no worker is shown that is not to run');
 
 # ---- once more, and the WAL outgrows the positions that were sent before anybody can look: the broker is away
@@ -145,7 +146,7 @@ $lab->lab('restore', 'us');
 $lab->wait_until('the extractor to say what it waits for', sub { worker_state($lab, 'us', 'extractor') =~ /the broker does not say/ });
 like(worker_state($lab, 'us', 'extractor'), qr/^degraded: replication slot "mrsync_\d+" does not exist; what is to be done hangs on what the region's topics hold/, 'without the broker nothing is decided');
 after();
-us("INSERT INTO t SELECT 100000 + i, repeat('x', 1000), 'us' FROM generate_series(1, 100) i; SELECT pg_switch_wal()")
+us("INSERT INTO t SELECT 100000 + i, repeat('x', 1000), 'us' FROM generate_series(1, 100) i ON CONFLICT (id) DO UPDATE SET v = excluded.v; SELECT pg_switch_wal()")
 	until us("SELECT pg_current_wal_insert_lsn() - '0/0'") > $sent || $round > 50;
 us('DELETE FROM t WHERE id > 100000; SELECT pg_switch_wal()') for 1 .. 2;
 cmp_ok(us("SELECT pg_current_wal_insert_lsn() - '0/0'"), '>', $sent, 'the WAL has grown beyond what was sent');
@@ -250,7 +251,8 @@ once('two restored at once');
 
 before();
 $lab->lab('standby', 'us');
-$lab->clock('eu', 40);
+$lab->clock('eu', 300);
+$lab->drain;    # its workers are there again
 $lab->sql('eu', "UPDATE t SET v = 'of the future' WHERE id < 8000");
 $lab->drain;
 cmp_ok(us("SELECT extract(epoch FROM mrsync.current_hlc()::timestamptz - clock_timestamp())"), '>', 20, 'the clock of us is ahead of time');

@@ -1,7 +1,8 @@
 # Everything at once, in an order that nobody thought of: three regions write the same few rows, while links are paused, regions
-# stop, die and come back with other clocks, workers and the broker are killed, stamps begin to be written down, events are
-# parked and retried, tables are rewritten, transactions are prepared and committed later, slots are lost and what they had held is
-# sent again, merge functions are replaced by others. At the end the rows are what the history of writes says.
+# stop, die, come back with other clocks or as they were at a base backup, workers and the broker are killed, stamps begin to be
+# written down, events are parked and retried, tables are rewritten, transactions are prepared and committed later, slots are lost
+# and what they had held is sent again, merge functions are replaced by others. At the end the rows are what the history of writes
+# says.
 #
 # Proves the theorem of the whole: a row's state in every region is the fold of all its events in the order of their stamps,
 # whatever the arrival order, the duplicates, the crashes and the pauses. The test does not ask mrsync what is right. Each
@@ -16,7 +17,7 @@ use List::Util qw(uniq);
 use Test::More;
 use Time::HiRes qw(sleep time);
 use Mrsync::Lab;
-use Mrsync::Load qw(worker_pid kill9 terminate ask log_trouble);
+use Mrsync::Load qw(worker_pid worker_state kill9 terminate ask log_trouble);
 
 my $lab = Mrsync::Lab->up(own_broker => 1, needs_kafka => 'the mock broker loses its data when it is killed',
 	settings => { max_prepared_transactions => 20, 'mrsync.merge_function_timeout' => '60s' });
@@ -147,7 +148,7 @@ $lab->wait_until("the load to run in $_", sub { written($_) > 20 }) for @regions
 # What happens meanwhile
 # ---------------------------------------------------------------------------------------------------------------------
 sub any { return $_[ rand @_ ] }
-my (%paused, %forbids, %lost, %happened, @looks);
+my (%paused, %forbids, %lost, %backup, %restored, %happened, @looks);
 sub worker
 {
 	my ($kind) = @_;
@@ -159,7 +160,7 @@ sub worker
 	return ($region, $pid);
 }
 my %event = (
-	'a link is paused' => sub { my $link = any($lab->links); $lab->pause($link); $paused{$link} = 1 },
+	'a link is paused' => sub { my $link = any($lab->links); $paused{$link} = 1; $lab->pause($link) },
 	'links are resumed' => sub { $lab->resume($_) for keys %paused; %paused = () },
 	'a worker is killed' => sub { kill9($lab, worker(any('extractor', 'applier'))) },
 	'a worker is ended' => sub { terminate($lab, worker(any('extractor', 'applier'))) },
@@ -176,8 +177,8 @@ my %event = (
 	'a region refuses what others write' => sub
 	{
 		my $region = any(@regions);
-		patiently($region, "ALTER TABLE plain ADD CONSTRAINT only_here CHECK (v NOT LIKE '%7') NOT VALID") if !$forbids{$region};
 		$forbids{$region} = 1;
+		patiently($region, "ALTER TABLE plain DROP CONSTRAINT IF EXISTS only_here; ALTER TABLE plain ADD CONSTRAINT only_here CHECK (v NOT LIKE '%7') NOT VALID");
 	},
 	'no region does any longer' => sub { accept_all() },
 	'tables are vacuumed' => sub { patiently(any(@regions), 'VACUUM ' . any('', '(FULL) ', '(FREEZE) ') . any(@tables)) },
@@ -199,6 +200,16 @@ my %event = (
 		my $region = any(@regions);
 		return if $told == $functions || $lab->sql($region, "SELECT count(*) FROM mrsync.merge_function WHERE status = 'preparing'") > 0;
 		++$told if ($lab->sql_try($region, "SET lock_timeout = '1 s'; SELECT mrsync.merge_function_register('merged', 'public.told_@{[ $told + 1 ]}(text, text, text)', 'v')"))[0] == 0;
+	},
+	'a base backup is taken' => sub { my $region = any(@regions); $lab->lab('backup', $region); $backup{$region} = 1 },
+	# where links may be paused, and others' writes refused, as at the time of the backup
+	'a region goes back to its backup' => sub
+	{
+		return if !keys %backup || keys %lost;
+		my $region = any(sort keys %backup);
+		$lab->lab('restore', $region);
+		$restored{$region} = $forbids{$region} = 1;
+		$paused{"$_>$region"} = 1 for $lab->peers($region);
 	},
 	# what a crash has left prepared holds its locks
 	'prepared transactions are ended' => sub { end_prepared($_) for @regions },
@@ -237,7 +248,7 @@ sub patiently
 	{
 		end_prepared($_) for @regions;
 		(my $failed, $out, my $error) = $lab->sql_try($region, "SET lock_timeout = '1 s';\n$sql");
-		die "$error\n" if $failed && $error !~ /55P03/;
+		die "$error\n" if $failed && $error !~ /55P03|40P01/;
 		return !$failed;
 	});
 	return $out;
@@ -247,7 +258,8 @@ sub end_prepared
 	my ($region) = @_;
 	for (split /\n/, $lab->sql($region, "SELECT quote_literal(gid) FROM pg_prepared_xacts WHERE prepared < clock_timestamp() - interval '2 s'"))
 	{
-		$lab->sql_try($region, any('COMMIT', 'ROLLBACK') . " PREPARED $_");    # its session may be faster
+		# Its session may be faster. What a backup holds may have been committed once, and would be once more.
+		$lab->sql_try($region, ($restored{$region} ? 'ROLLBACK' : any('COMMIT', 'ROLLBACK')) . " PREPARED $_");
 	}
 }
 # what ends something comes as often as what begins it
@@ -293,6 +305,15 @@ for my $region (@regions)
 {
 	$lab->wait_until("nothing to be prepared in $region", sub { end_prepared($region); $lab->sql($region, 'SELECT count(*) FROM pg_prepared_xacts') == 0 });
 }
+for my $region (keys %restored)
+{
+	$lab->wait_until("$region to be what it was", sub
+	{
+		end_prepared($region);
+		$lost{$region} = 1 if worker_state($lab, $region, 'extractor') =~ /slot_recreate/;    # nothing had been sent since the backup
+		return $lost{$region} || $lab->sql($region, 'SELECT count(*) FROM mrsync.recovery WHERE finished_at IS NULL') == 0;
+	});
+}
 for my $region (keys %lost)
 {
 	$lab->wait_until("$region to send again", sub { send_again($region); !$lost{$region} });
@@ -303,6 +324,7 @@ $lab->drain;
 $lab->wait_for($_, 'SELECT count(*) FROM mrsync.row_aside WHERE holder_hash IS NULL', 0) for @regions;
 $lab->wait_for($_, "SELECT count(*) FROM mrsync.merge_function WHERE status = 'preparing' OR waiting_for <> '{}'", 0) for @regions;
 $lab->drain;
+$lab->wait_for($_, 'SELECT count(*) FROM mrsync.merge_definition d WHERE activation IS NOT NULL AND NOT EXISTS (SELECT FROM mrsync.merge_folded f WHERE f.id = d.definition_id)', 0) for @regions;
 
 $lab->same('SELECT id, region, n, what, key, value, before FROM journal ORDER BY id', 'the journal is the same everywhere');
 my %rows = map { $_ => $lab->same("SELECT id, v FROM $_ ORDER BY id", "$_ is the same everywhere") } @tables;

@@ -24,14 +24,14 @@ my @mutants = (
 	[ 'I1', 'late_unfolded', '32_merges.t', qr/^not ok \d+ - round \d+: equal/, 'what comes late is not merged into the row' ],
 	[ 'I1', 'forgets_overrides', '32_merges.t', qr/^not ok \d+ - (?:increments with the clock of us behind: equal|exact)/, 'the stamp of an entry of a history is forgotten before the entry', { MRSYNC_TEST_PART => 'a clock behind' } ],
 	[ 'I1', 'guesses', '22_versions.t', qr/^not ok \d+ - .*: what cannot be decided is parked/, 'an event wins over a version that is lost, also below the horizon', { MRSYNC_TEST_PART => 'lost for good' } ],
-	[ 'I2', 'early_confirm', '11_kafka_down.t', qr/^us has not drained: /, 'the slot is moved before the broker has acknowledged', { MRSYNC_TEST_OUTAGE => 30 } ],
+	[ 'I2', 'early_confirm', '11_kafka_down.t', qr/^us has not drained: /, 'the slot is moved before the broker has acknowledged', { MRSYNC_TEST_OUTAGE => 30, MRSYNC_TEST_PART => 'afterwards' } ],
 	[ 'I2', 'dead_speak', '23_incarnation.t', qr/^not ok \d+ - the link does not stop at what lands late/, 'records of older incarnations count' ],
 	[ 'I2', 'takes_nothing_back', '27_set_back.t', qr/^not ok \d+ - restored from a base backup: the rows/, 'a region that was set back does not take back what its topic holds' ],
 	[ 'I2', 'same_number', '27_set_back.t', qr/^not ok \d+ - restored from a base backup: the rows/, 'its sequences go on where its WAL does' ],
 	[ 'I3', 'conflict_id_by_arrival', '03_conflicts.t', qr/^not ok \d+ - .*each conflict has one id/, 'a conflict is named by who came first' ],
 	[ 'I3', 'first_named', '05_absent_keys.t', qr/^not ok \d+ - \w+: and so says ap, where another one met the deletion/, 'a loser is named by the event that met the winner' ],
 	[ 'I3', 'fails_alone', '34_merge_failures.t', qr/^waited in vain: us to have given up the same/, 'a region that gives a merge up does not tell the others', { MRSYNC_TEST_PATIENCE => 30 } ],
-	[ 'I3', 'activates_alone', '31_rollout.t', qr/^not ok \d+ - (?:the others are prepared|a function of that name with another body: us says which region)/, 'a rule becomes active before all regions are prepared for it' ],
+	[ 'I3', 'activates_alone', '31_rollout.t', qr/^not ok \d+ - (?:the others are prepared|a function of that name with another body: \w+ says which region)/, 'a rule becomes active before all regions are prepared for it' ],
 	[ 'I3', 'replaced_decides', '31_rollout.t', qr/^waited in vain: in ap: SELECT DISTINCT sqlstate, message FROM mrsync\.apply_error/, 'a function that was replaced in one region decides there', { MRSYNC_TEST_PATIENCE => 30 } ],
 	[ 'I3', 'tells_nothing', '28_conflict_log.t', qr/^not ok \d+ - (?:each region has the conflicts|what was met so far: the logs are equal)/, 'a region keeps to itself what it has met' ],
 	[ 'I3', 'seen_by_hlc', '20_watermark.t', qr/^not ok \d+ - is in conflict with both/, 'what was overtaken by a stamp that somebody has seen counts as seen' ],
@@ -56,7 +56,7 @@ my @mutants = (
 	[ 'I8', 'resend_no_history', '38_resend_merged.t', qr/^not ok \d+ - /, 'a resend sends merged rows as they are, and not what they were merged of' ],
 	[ 'I8', 'resend_row_counts', '38_resend_merged.t', qr/^not ok \d+ - seen in part: /, 'a merged row that is sent again replaces what its events have made with others' ],
 	[ 'I8', 'resend_made', '25_resend.t', qr/^not ok \d+ - and what is held aside is, too/, 'a resend sends rows as they were made to fit' ],
-	[ 'W', 'no_bounds', '20_watermark.t', qr/^not ok \d+ - a region promises nothing beyond/, 'a region promises more than it is about to commit' ],
+	[ 'W', 'no_bounds', '20_watermark.t', qr/^not ok \d+ - (?:a region promises nothing beyond|and nobody believes to be past it|the stable point waits, too)/, 'a region promises more than it is about to commit' ],
 );
 my @intact = ('05_absent_keys.t', '15_ddl.t');
 

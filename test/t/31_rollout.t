@@ -8,7 +8,7 @@ use warnings;
 use Test::More;
 use Time::HiRes qw(time);
 use Mrsync::Lab;
-use Mrsync::Load qw(worker_pid log_trouble);
+use Mrsync::Load qw(worker_pid kill9 log_trouble);
 
 my $lab = Mrsync::Lab->up(regions => [qw(us eu ap)]);
 my @regions = $lab->regions;
@@ -42,7 +42,16 @@ sub held    # until a region's view says this
 	$lab->wait_until("in $region: $why", sub { rule($region, $id, 'why') =~ $why });
 	like(rule($region, $id, 'why'), $why, $name);
 }
-sub same_rule { my ($id, $name) = @_; return $lab->same("SELECT to_jsonb(f) - 'why' FROM mrsync.merge_function f WHERE definition_id = '$id'", $name) }
+sub same_rule
+{
+	my ($id, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	wait_active('us', $id);
+	# what each region says reaches the others in its own time
+	my $said = "SELECT string_agg(concat_ws(' ', region_id, prepared, knows_activation, hlc), ', ' ORDER BY region_id) FROM mrsync.merge_acknowledgement WHERE definition_id = '$id'";
+	$lab->wait_until("what each says of $id to be known everywhere", sub { my ($first, @others) = map { sql($_, $said) } @regions; !grep { $_ ne $first } @others });
+	return $lab->same("SELECT to_jsonb(f) - 'why' FROM mrsync.merge_function f WHERE definition_id = '$id'", $name);
+}
 
 # ---- the way into force
 
@@ -100,6 +109,7 @@ sql('eu', merge('shop.taken', 'a := b;'));
 us(merge('shop.taken'));
 my $taken = register('us', 'shop.taken', 'n');
 held($_, $taken, qr/^eu: 42723 function shop\.taken\(integer,integer,integer\) is another one here .*Drop or rename it here/, "a function of that name with another body: $_ says which region holds the rule, and why") for @regions;
+$lab->wait_for($_, "SELECT waiting_for FROM mrsync.merge_function WHERE definition_id = '$taken'", '{eu}') for @regions;
 is(rule('us', $taken, 'status, acknowledged_by, waiting_for'), 'preparing|{ap,us}|{eu}', 'the others are prepared');
 is(rule('us', $since, 'status'), 'active', 'the former rule holds until then');
 my ($code, undef, $said) = $lab->sql_try('ap', "SELECT mrsync.merge_function_wait('$taken', '0.1 s')");
@@ -175,7 +185,7 @@ $lab->stop('ap');
 us(merge('shop.away'));
 my $away = register('us', 'shop.away', 'n');
 $lab->wait_for('us', "SELECT acknowledged_by, waiting_for FROM mrsync.merge_function WHERE definition_id = '$away'", '{eu,us}|{ap}');
-is(rule('us', $away, 'status, why'), 'preparing|ap: has not said yet that it is prepared', 'a region that is away holds the rule, and is named');
+like(rule('us', $away, 'status, why'), qr/^preparing\|ap: (?:has not said yet that it is prepared|nothing heard of it for [\d:]+)$/, 'a region that is away holds the rule, and is named');
 $lab->start('ap');
 wait_active('us', $away);
 wait_active('ap', $away);
@@ -189,7 +199,7 @@ sub goes_on    # a region's coordinator
 	my ($region, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $from = beats($region);
-	$lab->wait_for($region, "SELECT sent_at > '$from'::timestamptz + interval '6 s' FROM mrsync.heartbeat h JOIN mrsync.region r USING (region_id) WHERE is_local", 't', 30);
+	$lab->wait_for($region, "SELECT sent_at > '$from'::timestamptz + interval '6 s' FROM mrsync.heartbeat h JOIN mrsync.region r USING (region_id) WHERE is_local", 't');
 	pass($name);
 }
 my $holder = $lab->session('eu');
@@ -226,6 +236,7 @@ my @both = ($sessions[0]->sql("SELECT mrsync.merge_function_register('shop.item'
 $_->sql('COMMIT') for @sessions;
 $_->close for @sessions;
 wait_active('ap', $_) for @both;
+$lab->wait_for($_, "SELECT count(*) FROM mrsync.merge_definition WHERE activation IS NOT NULL AND definition_id IN ('$both[0]', '$both[1]')", 2) for @regions;
 is(us("SELECT count(DISTINCT version) FROM mrsync.merge_function WHERE definition_id IN ('$both[0]', '$both[1]')"), 1, 'two regions register at once: the same version number');
 my $order = $lab->same("SELECT region_id, status, activation FROM mrsync.merge_function WHERE definition_id IN ('$both[0]', '$both[1]') ORDER BY activation", 'the later activation counts, the same everywhere');
 like($order, qr/\|superseded\|.*\n.*\|active\|/, 'one of them supersedes the other');
@@ -236,9 +247,9 @@ sql('eu', merge('shop.killed', 'a := b;'));
 us(merge('shop.killed'));
 my $killed = register('us', 'shop.killed', 'n');
 held('us', $killed, qr/^eu: 42723/, 'held by eu');
-kill 9, worker_pid($lab, 'us', 'coordinator');    # the server restarts all its processes
+kill9($lab, 'us', worker_pid($lab, 'us', 'coordinator'));    # the server restarts all its processes
 sql('eu', 'DROP FUNCTION shop.killed');
-kill 9, worker_pid($lab, 'eu', 'coordinator');
+kill9($lab, 'eu', worker_pid($lab, 'eu', 'coordinator'));
 $lab->wait_until('the servers', sub { !grep { ($lab->sql_try($_, 'SELECT 1'))[0] } @regions });
 $lab->wait_until('the rule', sub { !($lab->sql_try('ap', "SELECT mrsync.merge_function_wait('$killed', '5 s')"))[0] });
 same_rule($killed, 'kill -9 of the coordinators of both: the rule becomes active');
@@ -248,7 +259,7 @@ same_rule($killed, 'kill -9 of the coordinators of both: the rule becomes active
 us("UPDATE shop.item SET label = '1'");
 us("CREATE FUNCTION shop.number(ancestor text, a text, b text) RETURNS text IMMUTABLE RETURN greatest(a::int, b::int)::text");
 my $number = us("SELECT mrsync.merge_function_register('shop.item', 'shop.number(text,text,text)', 'label')");
-wait_active('us', $number);
+wait_active($_, $number) for @regions;
 us("UPDATE shop.item SET label = 'no number'");
 $lab->drain;
 sql('eu', 'SELECT pg_terminate_backend(' . worker_pid($lab, 'eu', 'coordinator') . ')');
@@ -302,7 +313,8 @@ us('CREATE SCHEMA shop AUTHORIZATION app; CREATE SCHEMA closed AUTHORIZATION app
 wait_active('us', $killed);
 my $rules = "SELECT definition_id, status, activation FROM mrsync.merge_function WHERE status IN ('active', 'superseded') ORDER BY 1";
 $lab->wait_until('alt to know all of them', sub { us($rules, @alt) eq us($rules) });
-is(us("SELECT count(*) FROM pg_proc WHERE proname IN ('killed', 'large', 'f') AND proowner = 'app'::regrole", @alt), 3, 'with the table it has the functions, too');
+$lab->wait_until('alt to have made the functions', sub { us("SELECT count(*) FROM pg_proc WHERE proname IN ('killed', 'large', 'f') AND proowner = 'app'::regrole", @alt) == 3 });
+pass('with the table it has the functions, too');
 
 # ---- and one that leaves, and is made again
 

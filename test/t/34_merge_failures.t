@@ -8,7 +8,7 @@ use Test::More;
 use Mrsync::Lab;
 
 my @regions = qw(us eu ap);
-my $lab = Mrsync::Lab->up(regions => \@regions, settings => { 'mrsync.merge_function_timeout' => '200ms' });
+my $lab = Mrsync::Lab->up(regions => \@regions, settings => { 'mrsync.merge_function_timeout' => '1s' });
 $lab->tables(<<'SQL', qw(note whole));
 CREATE TABLE note (id integer PRIMARY KEY, v text CHECK (length(v) < 100), other integer);
 CREATE TABLE whole (id integer PRIMARY KEY, v text);
@@ -91,6 +91,9 @@ for my $region (@regions)
 	}
 }
 $lab->drain;
+$lab->conflicts_told;    # what is said of failures goes the same way
+$lab->wait_for($_, 'SELECT count(*) FROM mrsync.merge_failure f WHERE is_shared AND NOT EXISTS (SELECT FROM mrsync.merge_folded m WHERE m.id = f.failure_id)', 0) for @regions;
+$lab->conflicts_told;
 my $said = $lab->same('SELECT table_name, row_pk, column_name, event_region, sqlstate, region_id FROM mrsync.merge_failure WHERE is_shared ORDER BY table_name COLLATE "C", row_pk::text COLLATE "C"', 'every region holds to the same failures');
 for my $kind (@kinds)
 {

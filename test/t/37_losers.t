@@ -15,7 +15,7 @@ srand $seed;
 note "MRSYNC_SEED=$seed";
 
 my @regions = qw(us eu ap);
-my $lab = Mrsync::Lab->up(regions => \@regions, settings => { 'mrsync.merge_function_timeout' => '200ms' });
+my $lab = Mrsync::Lab->up(regions => \@regions, settings => { 'mrsync.merge_function_timeout' => '1s' });
 my $random = Mrsync::Unique->new($lab);
 $lab->tables(<<'SQL', qw(named many journal));
 CREATE TABLE journal (id bigint PRIMARY KEY, region text);

@@ -313,7 +313,8 @@ sub drain
 sub conflicts_told
 {
 	my ($self) = @_;
-	for my $round (1 .. 2)    # what a region is told it may complete, and tell again
+	my $before = '';
+	for my $round (1 .. 9)    # what a region is told it may complete, and tell again
 	{
 		$self->wait_for($_, 'SELECT count(*) FROM mrsync.conflict_untold', 0) for $self->regions;
 		my %hlc = map { $_ => $self->sql($_, 'SELECT mrsync.current_hlc()') } $self->regions;
@@ -325,8 +326,17 @@ sub conflicts_told
 			$self->wait_for($region, 'SELECT count(*) FROM mrsync.conflict_report', 0);
 			$at{$region} = $self->sql($region, 'SELECT clock_timestamp()');
 		}
-		# then the coordinator has gone round
-		$self->wait_for($_, "SELECT sent_at > '$at{$_}'::timestamptz + interval '0.5 s' FROM mrsync.heartbeat WHERE region_id = '$_'") for $self->regions;
+		# then the coordinator goes round once more, also after a step that had failed
+		for my $region ($self->regions)
+		{
+			my $beat = "FROM mrsync.heartbeat WHERE region_id = '$region'";
+			$self->wait_for($region, "SELECT sent_at > '$at{$region}'::timestamptz + interval '1.1 s' $beat");
+			my $seen = $self->sql($region, "SELECT sent_at $beat");
+			$self->wait_for($region, "SELECT sent_at > '$seen' $beat");
+		}
+		my $now = join ' ', map { $self->sql($_, "SELECT md5(string_agg(to_jsonb(c)::text, ' ' ORDER BY conflict_id)) FROM mrsync.conflict_log c") } $self->regions;
+		last if $round > 1 && $now eq $before;
+		$before = $now;
 	}
 }
 
