@@ -1159,7 +1159,8 @@ SELECT l.link_id, l.source_region, l.target_region,
 		WHEN l.status IN ('paused', 'decommissioned') THEN l.status
 		WHEN l.target_region = here.region_id THEN
 			CASE
-				WHEN l.status = 'degraded' OR w.degraded THEN 'degraded: ' || coalesce(w.state, w.last_error, parked.n || CASE parked.n WHEN 1 THEN ' event parked' ELSE ' events parked' END)
+				WHEN w.degraded OR l.status = 'degraded' AND coalesce(w.state, w.last_error, nullif(parked.n, 0)::text) IS NOT NULL
+					THEN 'degraded: ' || coalesce(w.state, w.last_error, parked.n || CASE parked.n WHEN 1 THEN ' event parked' ELSE ' events parked' END)
 				WHEN w.kind IS NULL THEN 'down: no applier yet'
 				WHEN NOT w.running THEN 'down: ' || coalesce(w.last_error, 'not started yet')
 				WHEN w.state IS NOT NULL THEN 'waiting: ' || w.state

@@ -358,7 +358,7 @@ private:
 								   (age >= kRecovered && shared.caughtUp.load()));
 	}
 
-	// Since when the oldest event that is not applied waits, by its source's clock; now: there is none.
+	// Since when the oldest event that is not applied waits, by its source's clock, or by ours if that is ahead; now: there is none.
 	TimestampTz behindSince(const Link &link, const WorkerShared *applier, TimestampTz now)
 	{
 		bool running = applier && applier->pid != 0;
@@ -370,7 +370,7 @@ private:
 		if (running && applier->takenAt.load() != 0)
 		{
 			noticedBehind_.erase(link.id);
-			return applier->takenCommittedAt.load();
+			return std::min(applier->takenCommittedAt.load(), applier->takenAt.load()); // its source's clock may be ahead
 		}
 		// Nothing was read: paused, failing, or just started. The source's heartbeats tell that there is more, and since
 		// when; what was there before this process was has waited for at most as long as the last one applied is old.

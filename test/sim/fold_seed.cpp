@@ -54,6 +54,7 @@ struct Plan
 	uint64_t givesUp; // a merge in so many, and not at kGivesNothingUp; 0: none
 	std::vector<RowState> first;
 	std::vector<Step> steps;
+	std::vector<int64_t> behind; // the clocks of the regions, behind their stamps
 };
 
 Plan planOf(uint64_t seed)
@@ -131,6 +132,8 @@ Plan planOf(uint64_t seed)
 		plan.steps.insert(plan.steps.begin() + static_cast<long>(besides.back().first), besides.back().second);
 		besides.pop_back();
 	}
+	for (size_t region = 0; region < plan.regions; ++region)
+		plan.behind.push_back(random.oneIn(2) ? 0 : static_cast<int64_t>(random.below(100)));
 	return plan;
 }
 
@@ -147,7 +150,7 @@ public:
 		{
 			std::vector<std::string> columns{"x", "y", "n"};
 			std::rotate(columns.begin(), columns.begin() + static_cast<long>(region % 3), columns.end());
-			sites_.emplace_back(columns, plan.first, plan.rules.front(), merges_, broken);
+			sites_.emplace_back(columns, plan.first, plan.rules.front(), merges_, broken, plan.behind[region]);
 		}
 		received_.assign(plan.regions, std::vector<size_t>(plan.regions, 0));
 		writes_.resize(plan.regions);
@@ -248,8 +251,9 @@ private:
 			case Step::Prune:
 			{
 				Hlc stable = stablePoint(region);
-				site.prune(stable);
-				what = " forgets up to the stable point, " + std::to_string(stable.value);
+				bool histories = step.pick % 2 == 0;
+				site.prune(stable, histories);
+				what = " forgets up to the stable point, " + std::to_string(stable.value) + (histories ? "" : ", but for histories");
 				return true;
 			}
 			case Step::Prepare:

@@ -18,9 +18,9 @@ const Column *columnOf(const Image &row, const std::string &name)
 
 } // namespace
 
-FoldSite::FoldSite(std::vector<std::string> columns, const std::vector<RowState> &rows, MergeRule rule, MergeCalls &calls, FoldBreak broken)
+FoldSite::FoldSite(std::vector<std::string> columns, const std::vector<RowState> &rows, MergeRule rule, MergeCalls &calls, FoldBreak broken, int64_t behind)
 	: columns_(std::make_shared<std::vector<std::string>>(std::move(columns))), known_(std::make_shared<std::vector<MergeRule>>(1, std::move(rule))),
-	  rules_(std::make_shared<MergeRules>(*known_)), calls_(&calls), broken_(broken)
+	  rules_(std::make_shared<MergeRules>(*known_)), calls_(&calls), broken_(broken), behind_(behind)
 {
 	for (const RowState &state : rows)
 	{
@@ -59,6 +59,8 @@ void FoldSite::store(Row &row, const RowState &state) const
 void FoldSite::write(const FoldTransaction &transaction)
 {
 	adopt(transaction.version.hlc);
+	if (behind_ > 0)
+		own_.insert(transaction.version);
 	for (const RowEvent &written : transaction.events)
 	{
 		Row &row = rows_[written.row];
@@ -214,7 +216,22 @@ void FoldSite::giveUp(size_t index, const Version &event)
 	refold(row);
 }
 
-void FoldSite::prune(Hlc stable)
+// They are kept as long as an entry of a history is there whose version they are.
+void FoldSite::forgetStamps(Row &row, Hlc stable) const
+{
+	if (!row.history || broken_ != FoldBreak::StampsForgotten)
+		return;
+	mrsync::History history(row.history->baseVersion(), row.history->base());
+	for (HistoryEvent event : row.history->events())
+	{
+		if (event.version.hlc <= stable && own_.contains(event.version))
+			event.version.hlc.value -= behind_;
+		history.insert(std::move(event));
+	}
+	row.history = std::move(history);
+}
+
+void FoldSite::prune(Hlc stable, bool histories)
 {
 	if (broken_ == FoldBreak::PruneAbove)
 		stable = clock_;
@@ -224,7 +241,8 @@ void FoldSite::prune(Hlc stable)
 	for (Row &row : rows_)
 	{
 		Calls calls(*calls_, row);
-		if (row.history)
+		forgetStamps(row, stable);
+		if (row.history && histories)
 			row.history->forget(stable, *rules_, calls);
 		if (row.history && row.history->events().empty())
 			row.history.reset();

@@ -40,6 +40,7 @@ enum class FoldBreak
 	ResentRows,      // a resend sends rows as they are, and not the events that they are made of
 	ResentTwice,     // what came by a resend counts again when it comes as it was sent first
 	ResentRowCounts, // a row that is sent again behind its events counts as a later write of theirs
+	StampsForgotten, // below the stable point stamps are forgotten where the commit timestamp is another one, though histories are there still
 };
 
 struct FoldBreakInfo
@@ -70,6 +71,7 @@ constexpr FoldBreakInfo kFoldBreaks[] = {
 	{FoldBreak::ResentRows, "fold-resent-rows"},
 	{FoldBreak::ResentTwice, "fold-resent-twice"},
 	{FoldBreak::ResentRowCounts, "fold-resent-row-counts"},
+	{FoldBreak::StampsForgotten, "fold-stamps-forgotten"},
 };
 
 struct RowEvent
@@ -89,8 +91,9 @@ struct FoldTransaction
 class FoldSite
 {
 public:
-	// columns: of its table, in its order. All regions have these rows at first, written before all.
-	FoldSite(std::vector<std::string> columns, const std::vector<RowState> &rows, MergeRule rule, MergeCalls &calls, FoldBreak broken);
+	// columns: of its table, in its order. All regions have these rows at first, written before all. behind: its physical clock, behind the stamps
+	// that it gives: so far below are the commit timestamps of what is written here.
+	FoldSite(std::vector<std::string> columns, const std::vector<RowState> &rows, MergeRule rule, MergeCalls &calls, FoldBreak broken, int64_t behind = 0);
 
 	const RowState &row(size_t row) const { return rows_[row].state; }
 	Hlc clock() const { return clock_; }
@@ -110,8 +113,8 @@ public:
 	// For this event on the row no merge function gives anything, here or elsewhere.
 	void giveUp(size_t row, const Version &event);
 
-	// All events up to here are applied here.
-	void prune(Hlc stable);
+	// All events up to here are applied here. Stamps are forgotten, and, by another process, histories: then or later.
+	void prune(Hlc stable, bool histories = true);
 
 	// The table gets one column more, with its default.
 	void addColumn(Column column);
@@ -155,6 +158,7 @@ private:
 	void takeState(Row &row, const Version &version, const RowState &state);
 	void takeEvent(Row &row, const HistoryEvent &event, size_t step);
 	void refold(Row &row);
+	void forgetStamps(Row &row, Hlc stable) const;
 
 	// shared, as the prover copies a site at each step
 	std::shared_ptr<const std::vector<std::string>> columns_;
@@ -164,9 +168,11 @@ private:
 	std::vector<Row> rows_;
 	MergeCalls *calls_;
 	FoldBreak broken_;
+	int64_t behind_;
 	Hlc clock_, pruned_;
 	std::optional<Hlc> prepared_; // when it began to keep histories for a rule that it has not heard of
 	std::set<std::pair<size_t, uint64_t>> applied_;
+	std::set<Version> own_; // whose stamps are known beside their commit timestamps
 };
 
 } // namespace mrsync::sim

@@ -224,6 +224,8 @@ $limit->(60);
 $lab->wait_for('eu', 'SHOW mrsync.max_clock_skew', '1min');
 $lab->sql('ap', "UPDATE note SET v = 'too early' WHERE id IN (70, 71)");
 my $said = $waiting->();
+$lab->wait_for('eu', "SELECT lag > interval '2 s' FROM mrsync.link_status WHERE source_region = 'ap' AND direction = 'incoming'", 't');
+pass 'the link has a lag meanwhile';
 like $said, qr/^waiting: the next transaction is stamped \d+ s ahead of this server's clock \(mrsync\.max_clock_skew is 60 s\)$/, 'a stamp beyond max_clock_skew: the link says what it waits for';
 like $lab->sql('eu', "SELECT state FROM mrsync.worker_status WHERE worker = 'applier' AND source_region = 'ap'"), qr/^waiting: .*max_clock_skew/, 'and so does the worker';
 see('us', 70, 'too early');
