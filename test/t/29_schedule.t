@@ -1,8 +1,8 @@
 # Everything at once, in an order that nobody thought of: three regions write the same few rows, while links are paused, regions
 # stop, die, come back with other clocks or as they were at a base backup, workers and the broker are killed, stamps begin to be
-# written down, events are parked and retried, tables are rewritten, transactions are prepared and committed later, slots are lost
-# and what they had held is sent again, merge functions are replaced by others. At the end the rows are what the history of writes
-# says.
+# written down, events are parked and retried, tables are rewritten, transactions are prepared and committed later, slots and heads
+# of topics are lost and what they had held is sent again, merge functions are replaced by others. At the end the rows are what the
+# history of writes says.
 #
 # Proves the theorem of the whole: a row's state in every region is the fold of all its events in the order of their stamps,
 # whatever the arrival order, the duplicates, the crashes and the pauses. The test does not ask mrsync what is right. Each
@@ -12,7 +12,9 @@
 # MRSYNC_TEST_SEED=n repeats the choices of a run (not the machine's timing); MRSYNC_TEST_SECONDS=n: it lasts so long.
 use strict;
 use warnings;
+use Cwd qw(abs_path);
 use Digest::MD5 qw(md5_hex);
+use File::Basename qw(dirname);
 use List::Util qw(uniq);
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -24,8 +26,10 @@ my $lab = Mrsync::Lab->up(own_broker => 1, needs_kafka => 'the mock broker loses
 my $seed = $ENV{MRSYNC_TEST_SEED} // int rand 1e9;
 srand $seed;
 diag("MRSYNC_TEST_SEED=$seed");
-my $seconds = $ENV{MRSYNC_TEST_SECONDS} // 90;
+my $seconds = $ENV{MRSYNC_TEST_SECONDS} // 120;
 my @regions = $lab->regions;
+my $group = $lab->state('group');
+my $kafkactl = dirname(abs_path(__FILE__)) . '/../../build/kafkactl';
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is written, and how it is noted
@@ -148,7 +152,15 @@ $lab->wait_until("the load to run in $_", sub { written($_) > 20 }) for @regions
 # What happens meanwhile
 # ---------------------------------------------------------------------------------------------------------------------
 sub any { return $_[ rand @_ ] }
+# a region goes back to nothing that is older than the topics
+my $sets_back = int rand 2;
 my (%paused, %forbids, %lost, %backup, %restored, %happened, @looks);
+sub kafkactl
+{
+	my $said = `$kafkactl @{[ $lab->broker ]} @_`;
+	die "kafkactl @_ has failed" if $?;
+	return $said;
+}
 sub worker
 {
 	my ($kind) = @_;
@@ -194,6 +206,15 @@ my %event = (
 			$lost{$region} = 1 if ($lab->sql_try($region, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE plugin = 'mrsync'"))[0] == 0;
 		}
 	},
+	'a topic loses its head' => sub
+	{
+		return if $sets_back;
+		my $region = any(@regions);
+		my ($from, $to) = split ' ', kafkactl('offsets', "mrsync.$group.$region");
+		return if $to == $from;
+		$lost{$region} = 1;
+		kafkactl('expire', "mrsync.$group.$region", $from + 1 + int rand($to - $from));
+	},
 	'what was lost is sent again' => sub { send_again($_) for keys %lost },
 	'another function merges' => sub
 	{
@@ -201,11 +222,11 @@ my %event = (
 		return if $told == $functions || $lab->sql($region, "SELECT count(*) FROM mrsync.merge_function WHERE status = 'preparing'") > 0;
 		++$told if ($lab->sql_try($region, "SET lock_timeout = '1 s'; SELECT mrsync.merge_function_register('merged', 'public.told_@{[ $told + 1 ]}(text, text, text)', 'v')"))[0] == 0;
 	},
-	'a base backup is taken' => sub { my $region = any(@regions); $lab->lab('backup', $region); $backup{$region} = 1 },
+	'a base backup is taken' => sub { return if !$sets_back; my $region = any(@regions); $lab->lab('backup', $region); $backup{$region} = 1 },
 	# where links may be paused, and others' writes refused, as at the time of the backup
 	'a region goes back to its backup' => sub
 	{
-		return if !keys %backup || keys %lost;
+		return if !$sets_back || !keys %backup || keys %lost;
 		my $region = any(sort keys %backup);
 		$lab->lab('restore', $region);
 		$restored{$region} = $forbids{$region} = 1;
