@@ -170,7 +170,7 @@ CREATE TABLE mrsync.extractor_position (
 COMMENT ON TABLE mrsync.extractor_position IS 'How far this region''s topic is acknowledged by the broker, and what the region had applied of others by then';
 COMMENT ON COLUMN mrsync.extractor_position.one IS 'There is one row';
 COMMENT ON COLUMN mrsync.extractor_position.first_incarnation IS 'That of region_init: what stands in the topics with a lower one was sent by another database, when it was a region of this name';
-COMMENT ON COLUMN mrsync.extractor_position.incarnation IS 'Which start of the extractor the present one is: the seconds since 1970 at that time, or one more than the one before where that is more';
+COMMENT ON COLUMN mrsync.extractor_position.incarnation IS 'Which start of the extractor the present one is: the microseconds since 1970 at that time, or one more than the one before where that is more';
 COMMENT ON COLUMN mrsync.extractor_position.sequence IS 'Of the newest transaction acknowledged: (number << 48) | LSN of the commit, where the number is the timeline, and more after a restore (mrsync.recovery)';
 COMMENT ON COLUMN mrsync.extractor_position.lsn IS 'What was committed before this position of the WAL has been sent, or was found lost. The slot is never ahead of it: one that is, is another slot, or was advanced by hand';
 COMMENT ON COLUMN mrsync.extractor_position.topic_offset IS 'Offset in the data topic before which nothing stands that this region had not committed up to that position of the WAL; 0: from the beginning';

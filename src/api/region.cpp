@@ -209,7 +209,7 @@ void regionInit(const std::string &region, const std::string &brokers, const std
 				 {region, group, brokers, originCreate(origin)});
 	spi::query("SELECT pg_catalog.pg_replication_origin_advance($1, '0/1')", {origin});
 	spi::execute("INSERT INTO mrsync.extractor_position (lsn, first_incarnation, incarnation) SELECT $1::pg_lsn, now, now FROM (SELECT "
-				 "extract(epoch FROM clock_timestamp())::bigint AS now) clock",
+				 "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) clock",
 				 {begin});
 	horizonSample(nullptr); // bounds all rows that are older than the region
 	registerAtCommit(region, group);

@@ -17,6 +17,7 @@
 #include "pg/override.h"
 #include "pg/spi.h"
 #include "plugin/host.h"
+#include "worker/incarnation.h"
 #include "worker/set_back.h"
 #include "worker/worker.h"
 
@@ -133,17 +134,13 @@ private:
 		std::string brokers;
 		{
 			WorkerTransaction transaction;
-			// Above all before, durably, before anything is sent (core/ledger.cpp). The time makes it so, too, where the row
-			// is an older one: that of a backup, or of a standby which had not received all.
-			spi::Rows rows = spi::query("UPDATE mrsync.extractor_position SET incarnation = greatest(incarnation + 1, "
-										"extract(epoch FROM clock_timestamp())::bigint, (SELECT coalesce(max(incarnation), 0) FROM mrsync.recovery)) "
-										"RETURNING incarnation, sequence, seen, (lsn - '0/0'::pg_lsn)::bigint, topic_offset");
+			incarnation = openIncarnation(0); // durably, before anything is sent
+			spi::Rows rows = spi::query("SELECT sequence, seen, (lsn - '0/0'::pg_lsn)::bigint, topic_offset FROM mrsync.extractor_position");
 			spi::Rows local = spi::query("SELECT kafka_brokers FROM mrsync.region WHERE is_local");
 			if (rows.empty() || local.empty())
 				throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the region's catalog rows are missing");
-			incarnation = std::stoll(*rows[0][0]);
-			sequence = std::stoull(*rows[0][1]);
-			stored_ = Checkpoint{std::stoull(*rows[0][3]), sequence, *rows[0][2], std::stoll(*rows[0][4])};
+			sequence = std::stoull(*rows[0][0]);
+			stored_ = Checkpoint{std::stoull(*rows[0][2]), sequence, *rows[0][1], std::stoll(*rows[0][3])};
 			topicOffset_ = stored_.topicOffset;
 			if (MyReplicationSlot->data.confirmed_flush > stored_.lsn && !mutated("forgets_holes"))
 				rememberHole(MyReplicationSlot->data.confirmed_flush);

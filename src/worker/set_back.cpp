@@ -9,6 +9,7 @@
 #include "pg/guard.h"
 #include "pg/guc.h"
 #include "pg/spi.h"
+#include "worker/incarnation.h"
 
 #include <algorithm>
 
@@ -54,12 +55,14 @@ void SetBack::find()
 	int64_t incarnation = 0;
 	for (int64_t highest = 0;; highest = std::max(data.incarnation, control.incarnation) + 1)
 	{
+		WorkerTransaction transaction;
 		incarnation = openIncarnation(highest);
+		transaction.commit();
 		sendFence(incarnation);
 		data = tailOf(topic_);
 		control = tailOf(topic_ + ".control");
-		if (data.incarnation <= incarnation && control.incarnation <= incarnation)
-			break; // else it was none: an earlier one had been opened by a clock that was ahead
+		if (std::max(data.incarnation, control.incarnation) < incarnation)
+			break; // else it was none: another server had opened one by a clock that was ahead
 	}
 	// What is on its way back to us may have been written with stamps that this server's clock has not come to yet.
 	if (Hlc newest = std::max(data.hlc, control.hlc); newest.value - GetCurrentTimestamp() <= static_cast<int64_t>(guc::maxClockSkewSeconds) * USECS_PER_SEC)
@@ -84,16 +87,6 @@ void SetBack::waitForBroker(const std::string &trouble)
 		worker_.state("the broker does not say what the region's topics hold: " + trouble);
 }
 
-int64_t SetBack::openIncarnation(int64_t atLeast)
-{
-	WorkerTransaction transaction;
-	int64_t opened = std::stoll(*spi::query("UPDATE mrsync.extractor_position SET incarnation = greatest(incarnation + 1, extract(epoch FROM "
-											"clock_timestamp())::bigint, $1::bigint) RETURNING incarnation",
-											{std::to_string(atLeast)})[0][0]);
-	transaction.commit();
-	return opened;
-}
-
 void SetBack::sendFence(int64_t incarnation)
 {
 	kafka::ProducerConfig config;
@@ -103,7 +96,9 @@ void SetBack::sendFence(int64_t incarnation)
 	config.topics = {topic_, topic_ + ".control"};
 	kafka::Producer producer(config, worker_.wakeFd());
 	std::string json;
-	encode(fence(region_->region, incarnation, GetCurrentTimestamp()), json);
+	const ChangeEvent event = fence(region_->region, incarnation, GetCurrentTimestamp());
+	fence_ = event.id;
+	encode(event, json);
 	for (int topic : {0, 1})
 		for (size_t offset = 0; !producer.tryProduce(topic, json, offset);)
 			worker_.wait(100);
@@ -179,13 +174,15 @@ bool SetBack::readTail(const std::string &topic, int64_t from, Tail &tail)
 void SetBack::judge(const ChangeEvent &event, Tail &tail, bool &isKnown)
 {
 	const Envelope &tx = event.tx;
-	tail.incarnation = std::max(tail.incarnation, tx.incarnation);
+	tail.isFenced |= event.id == fence_;
+	if (event.id != fence_)
+		tail.incarnation = std::max(tail.incarnation, tx.incarnation);
 	if (event.table == kFenceTable)
 		return;
 	tail.sequence = std::max(tail.sequence, tx.sequence);
 	if (event.region == region_->region)
 		tail.hlc = std::max(tail.hlc, event.hlc);
-	if (tx.incarnation < tail.incarnation)
+	if (tx.incarnation < tail.incarnation || tail.isFenced)
 		return; // its sender had been replaced
 	if (tx.incarnation < first_)
 	{

@@ -33,10 +33,10 @@ private:
 	{
 		std::optional<std::string> lacks; // what of it this database does not have, for a person
 		uint64_t sequence = 0; // the highest
-		int64_t incarnation = 0; // the newest
+		int64_t incarnation = 0; // the newest but for that of our fence
+		bool isFenced = false;	 // the fence has been met
 		Hlc hlc; // the highest of the region's own
 	};
-	int64_t openIncarnation(int64_t atLeast);
 	void sendFence(int64_t incarnation);
 	Tail tailOf(const std::string &topic);
 	bool readTail(const std::string &topic, int64_t from, Tail &tail);
@@ -50,6 +50,7 @@ private:
 	std::string brokers_;
 	History history_;
 	std::string topic_;
+	Uuid fence_{}; // the event's id
 	int64_t first_ = 0; // incarnations below have been dealt with
 	bool isFollowed_ = false; // peers followed another server meanwhile, while this one went on: its own records tell nothing
 };

@@ -83,6 +83,7 @@ for my $force ('off', 'on')
 		$lab->clock_step('a0', $base + 12);
 		$lab->sql('a0', "UPDATE note SET v = 'a0' WHERE id IN ($row, $nested, $gone, $moved)");
 		see('us', $moved, 'a0');
+		my $theirs = stamp('a0', $row);
 		$lab->sql('us', <<"SQL");
 BEGIN;
 UPDATE note SET v = 'prepared' WHERE id = $row;
@@ -111,7 +112,6 @@ SQL
 		is $lab->sql('us', 'SELECT count(*) FROM pg_prepared_xacts'), 1, 'the transaction stays prepared';
 		is $session->sql("COMMIT PREPARED 'two'; SELECT 'done'") =~ /done\z/, 1, 'and is committed when time has come';
 		$session->close;
-		my $theirs = stamp('a0', $row);
 		$lab->clock_step('a0', $base);
 		cmp_ok stamp('us', $row), 'gt', $theirs, 'its stamp is above what it overwrote';
 		is stamp('us', $nested), stamp('us', $row), 'so is that of its subtransaction';

@@ -210,8 +210,10 @@ caught_up('us', 5);
 same_everywhere('switched over');
 once('switched over');
 
-# ---- two servers at the same time: nobody follows the one that is left behind, and it says so. It goes on when it is started anew
+# ---- two servers at the same time: nobody follows the one that is left behind, and it says so. It goes on when it is started anew, be
+# it that it then opens the very incarnation that the other one had
 
+us('UPDATE mrsync.extractor_position SET incarnation = incarnation + 1000000000');    # ahead of time: the next ones come one by one
 before();
 $lab->lab('standby', 'us');
 received();
@@ -226,6 +228,7 @@ like($error, qr/55000: peers have not applied everything\nDETAIL:  Another serve
 is($lab->sql('eu', 'SELECT count(*) FROM t WHERE id = -2'), 0, 'for nobody follows it');
 # It promises, all the same, to be past it: what it sends again later may not be left out for that.
 $lab->wait_for('us', "SELECT h.watermark OPERATOR(mrsync.>) (mrsync.row_version(t.tableoid, t.ctid, t.xmin)).hlc FROM t, mrsync.heartbeat h WHERE t.id = -2 AND h.region_id = 'us'");
+us('UPDATE mrsync.extractor_position SET incarnation = ' . standby('SELECT incarnation - 1 FROM mrsync.extractor_position'));
 kill 'INT', $lab->state('region/us/standby/postmaster.pid');
 $lab->wait_until('the promoted one to be gone', sub { !-e "$lab->{dir}/region/us/standby/postmaster.pid" });
 $lab->stop('us');
