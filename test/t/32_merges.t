@@ -148,7 +148,37 @@ if ($lab->part('a clock behind'))
 {
 	$lab->clock('us', -90);
 	$lab->wait_until('us to be there', sub { !($lab->sql_try('us', 'SELECT 1'))[0] });
+	$lab->sql('us', "INSERT INTO story VALUES (10, 'o')");
 	$lab->drain;
+	$lab->sql('us', "UPDATE story SET v = 'u1' WHERE id = 10");
+	$lab->drain;
+	$lab->sql('eu', "UPDATE story SET v = 'e1' WHERE id = 10");
+	$lab->drain;
+	# a row that is being written keeps its history
+	my $open = $lab->session('us');
+	$open->sql("UPDATE story SET v = 'u2' WHERE id = 10");
+	$open->sql("BEGIN; UPDATE story SET v = 'u3' WHERE id = 10");
+	my $pruned = $lab->sql('us', 'SELECT (mrsync.row_version(tableoid, ctid, xmin)).hlc FROM story WHERE id = 10');
+	for my $pass (1, 2)    # the second is behind the first for sure
+	{
+		$lab->wait_until('what is below that stamp to be forgotten', sub
+		{
+			$lab->sql('eu', 'UPDATE stock SET n = n + 1 WHERE id = 1002');
+			my $now = $lab->sql('us', 'SELECT pruned_up_to FROM mrsync.pruning');
+			return $now gt $pruned && ($pruned = $now);
+		});
+	}
+	$lab->pause('eu>us');
+	$lab->sql('eu', "UPDATE story SET v = 'late' WHERE id = 10");
+	$lab->wait_for('ap', 'SELECT v FROM story WHERE id = 10', 'late');
+	my $n = $lab->sql('ap', 'UPDATE stock SET n = n + 1 WHERE id = 1003 RETURNING n');
+	$lab->wait_for('us', 'SELECT n FROM stock WHERE id = 1003', $n);    # whose clock is above then
+	$open->sql('COMMIT');
+	$open->close;
+	$lab->resume('eu>us');
+	$lab->drain;
+	is $lab->same('SELECT v FROM story WHERE id = 10', 'a late event, with the clock of us behind: equal'), 'f(u2,late,u3)', 'in its place';
+
 	$lab->sql('us', 'UPDATE stock SET n = 0 WHERE id BETWEEN 1001 AND 1010');
 	$lab->everywhere('TRUNCATE done');
 	$lab->drain;
