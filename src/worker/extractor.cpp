@@ -137,7 +137,7 @@ private:
 			incarnation = openIncarnation(0); // durably, before anything is sent
 			spi::Rows rows = spi::query("SELECT sequence, seen, (lsn - '0/0'::pg_lsn)::bigint, topic_offset FROM mrsync.extractor_position");
 			spi::Rows local = spi::query("SELECT kafka_brokers FROM mrsync.region WHERE is_local");
-			if (rows.empty() || local.empty())
+			if (local.empty())
 				throw PgError(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the region's catalog rows are missing");
 			sequence = std::stoull(*rows[0][0]);
 			stored_ = Checkpoint{std::stoull(*rows[0][2]), sequence, *rows[0][1], std::stoll(*rows[0][3])};

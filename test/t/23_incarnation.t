@@ -57,10 +57,10 @@ until ($amid)
 	die 'in twenty rounds no late record has landed amid the new ones' if ++$rounds > 20;
 	$lab->wait_until('an extractor', sub { worker_pid($lab, 'us', 'extractor') });
 	$lab->drain('us');
-	my ($pid, $before) = (worker_pid($lab, 'us', 'extractor'), landed());
+	my ($pid, $before) = (worker_pid($lab, 'us', 'extractor') // die('no extractor'), landed());    # never 0: that would be this test itself
 	my $dead = us('SELECT incarnation FROM mrsync.extractor_position');
 	# the next one starts when the late records are at hand
-	my $coordinator = worker_pid($lab, 'us', 'coordinator');
+	my $coordinator = worker_pid($lab, 'us', 'coordinator') // die 'no coordinator';
 	us("INSERT INTO t SELECT i, 'round $rounds' FROM generate_series($rounds * 1000000 + 1, $rounds * 1000000 + $rows) i");
 	# in steps of some milliseconds: however fast the machine is, it ends in the middle
 	$lab->wait_until('a part of it to land', sub
